@@ -1,0 +1,69 @@
+"""Write the page of the command line out of `--help`; `--check` only compares."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "reference" / "command-line.md"
+TASKS = ("generate", "chat", "bench", "audit", "demo", "plugins", "cache")
+HEAD = """# Command line
+
+This page is what `fivefold --help` prints, written by `docs/generate.py`; a test compares.
+"""
+
+
+def fivefold(*words: str) -> str:
+    """Return what `fivefold` prints, 80 columns wide."""
+    command = [sys.executable, "-m", "fivefold", *words]
+    env = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def block(text: str) -> str:
+    """Return a text as a fenced block."""
+    return f"\n```text\n{text}\n```\n"
+
+
+def method_settings(hook: str, name: str) -> str:
+    """Return the part of the help that describes one method's settings."""
+    lines = fivefold("generate", "--help", f"{hook}={name}").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"{hook}=METHOD"))
+    rest = lines[start:]
+    part = rest[: rest.index("")]
+    first = next((n for n, line in enumerate(part) if line.startswith(f"  {hook}.")), None)
+    return "\n".join(part[first:]) if first else ""
+
+
+def page() -> str:
+    """Return the page's text."""
+    parts = [HEAD, block(fivefold("--help"))]
+    for task in TASKS:
+        parts += [f"\n## fivefold {task}\n", block(fivefold(task, "--help"))]
+    parts.append("\n## Settings of the methods\n")
+    for plugin in json.loads(fivefold("plugins", "--json"))["plugins"]:
+        for method in plugin["methods"] if plugin["distribution"].startswith("fivefold") else []:
+            settings = method_settings(method["hook"], method["name"])
+            if settings:
+                parts += [f"\n### {method['hook']}={method['name']}\n", block(settings)]
+    return "".join(parts)
+
+
+def main() -> int:
+    """Write the page, or say with `--check` whether it is what would be written."""
+    made = page()
+    if "--check" not in sys.argv:
+        PAGE.write_text(made, encoding="utf-8")
+    elif PAGE.read_text(encoding="utf-8") != made:
+        print("the page of the command line is old; run `python docs/generate.py`")
+        return 1
+    print("the page of the command line is up to date")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""A task under Hydra: run it, sweep over it, or show how it is composed."""
+
+import sys
+from argparse import ArgumentError, Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+from .composing import Composer, composing
+from .description import Task
+from .ending import DONE, Outcome, conclude, run_composed
+from .errors import UserError, one_line
+from .job import Job
+from .logs import logging_restored
+from .plugins import Plugins
+from .refusals import refusing
+from .result import Result
+from .rewriting import Rewritten
+from .shim import CommandLine
+from .tables import table_text
+
+T = TypeVar("T")
+
+
+def run_app(task: Task, plugins: Plugins, line: CommandLine) -> int:
+    """Do what the command line asks of a task; return the exit status.
+
+    Raises:
+        UserError: when the overrides or the run folder are refused.
+    """
+    flags = _flags(line.flags)
+    folders = (flags.config_dir,) if flags.config_dir else ()
+    with logging_restored(), composing(task, plugins, folders) as composer:
+        rewritten = composer.rewrite(line.overrides, is_sweep=line.is_sweep)
+        with refusing(rewritten.schema, rewritten.written):
+            if flags.cfg:
+                hydra, name = composer.hydra, composer.config_name
+                hydra.show_cfg(name, rewritten.lines, flags.cfg, flags.package, flags.resolve)
+                return DONE
+            if flags.info:
+                composer.hydra.show_info(flags.info, composer.config_name, rewritten.lines)
+                return DONE
+            if not task.leaves_folder:
+                if line.is_sweep:
+                    raise UserError(f"`fivefold {task.name}` cannot be swept over", setting="-m")
+                return _run_without_folder(composer, rewritten)
+            return _run_in_folder(composer, rewritten, line)
+
+
+def _flags(words: list[str]) -> Namespace:
+    """Parse Hydra's flags with Hydra's parser, whose refusals are the user's to mend."""
+    parser = get_args_parser()
+    try:
+        parser.exit_on_error = False
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        raise UserError(str(error), remedy="see `fivefold --hydra-help`") from error
+
+
+def _run_without_folder(composer: Composer, rewritten: Rewritten) -> int:
+    composition = composer.compose_lines(rewritten)
+    plugins = composer.plugins
+    outcome = conclude(
+        composer.task.name,
+        lambda result: run_composed(composition, plugins, result, None),
+        debug=composition.debug,
+    )
+    return outcome.exit_status
+
+
+def _run_in_folder(composer: Composer, rewritten: Rewritten, line: CommandLine) -> int:
+    job = Job(composer.task.name)
+    lines = rewritten.lines
+    name = composer.config_name
+    if line.is_sweep or _mode(composer, lines) == RunMode.MULTIRUN:
+        return _sweep(composer, job, [*lines, "hydra.mode=MULTIRUN"])
+    run = composer.hydra.run
+    returned = _in_folder(lambda: run(name, job, lines), "hydra.run.dir")
+    outcome: Outcome = returned.return_value
+    return outcome.exit_status
+
+
+def _mode(composer: Composer, lines: list[str]) -> RunMode | None:
+    """Return the mode that an override or a composed file sets, if one may have."""
+    if not any(line.startswith(("+", "hydra.mode=")) for line in lines):
+        return None
+    mode: RunMode | None = composer.hydra.get_mode(composer.config_name, lines)
+    return mode
+
+
+def _sweep(composer: Composer, job: Job, lines: list[str]) -> int:
+    """Run a sweep and end with one table; its exit status is the worst of its jobs'."""
+    hydra, name = composer.hydra, composer.config_name
+    returned: Any = None
+    try:
+        returned = _in_folder(lambda: hydra.multirun(name, job, lines), "hydra.sweep.dir")
+    finally:
+        outcomes = job.outcomes or _outcomes(returned)
+        if outcomes:
+            _summarize(job.task_name, outcomes)
+    return max((outcome.exit_status for outcome in outcomes), default=DONE)
+
+
+def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
+    """Print a line a job, and leave the same lines in the sweep's own `result.json`."""
+    rows: list[dict[str, object]] = [
+        {
+            "job": number,
+            "overrides": one_line(" ".join(outcome.overrides)),
+            "status": outcome.status,
+            **outcome.figures,
+        }
+        for number, outcome in enumerate(outcomes)
+    ]
+    statuses = {outcome.status for outcome in outcomes}
+    status = statuses.pop() if len(statuses) == 1 else "partial"
+    Result(task_name, status, rows=rows).write(Path(outcomes[0].sweep_folder))
+    with suppress(BrokenPipeError):
+        title = f"fivefold {task_name}: {len(rows)} jobs"
+        sys.stdout.write(table_text(title, rows, is_terminal=sys.stdout.isatty()))
+        sys.stdout.flush()
+
+
+def _outcomes(returned: Any) -> list[Outcome]:
+    """Return the outcomes that a launcher brought back from other processes."""
+    if isinstance(returned, JobReturn):
+        value = returned.return_value
+        return [value] if isinstance(value, Outcome) else []
+    if isinstance(returned, list | tuple):
+        return [outcome for item in returned for outcome in _outcomes(item)]
+    return []
+
+
+def _in_folder(act: Callable[[], T], setting: str) -> T:
+    """Call Hydra, whose own `OSError`s are about the folder that it makes.
+
+    Those of a job never come here: a job says how it ended and raises nothing.
+    """
+    try:
+        return act()
+    except HydraException:  # a missing file of configuration is an OSError too
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"the run folder cannot be written: {reason}",
+            setting=setting,
+            value=error.filename or "",
+            remedy=f"choose another with {setting}=DIR",
+        ) from error

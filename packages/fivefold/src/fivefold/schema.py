@@ -1,0 +1,243 @@
+"""The settings of a task, read from its dataclasses: keys, types, defaults, docstrings.
+
+This needs neither Hydra nor OmegaConf: help, the choice of what is literal text and the search
+for the nearest key all happen before Hydra parses anything.
+"""
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser.attrdoc import AttributeDocstrings
+
+from .description import Group, Method, Task
+
+_UNIONS = (Union, types.UnionType)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key that can be set."""
+
+    key: str
+    """Dotted, as on the command line."""
+    type: Any
+    """The field's annotation."""
+    default: object
+    """The value when nothing is said; `dataclasses.MISSING` when one must be given."""
+    doc: str
+    """The docstring under the field, on one line."""
+
+
+def settings_of(config: type, prefix: str = "") -> list[Setting]:
+    """Return a dataclass's settings, nested dataclasses flattened into dotted keys."""
+    found = []
+    hints, docs = get_type_hints(config), field_docs(config)
+    for field in _settable(config):
+        key, annotation = f"{prefix}{field.name}", hints[field.name]
+        nested = _bare(annotation)
+        if is_dataclass(nested) and isinstance(nested, type):
+            found += settings_of(nested, f"{key}.")
+        else:
+            found.append(Setting(key, annotation, _default(field), docs.get(field.name, "")))
+    return found
+
+
+def field_names(config: type) -> list[str]:
+    """Return the names of a dataclass's own settings."""
+    return [field.name for field in _settable(config)]
+
+
+def field_docs(config: type) -> dict[str, str]:
+    """Return the docstring under each field, base classes included, each on one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if is_dataclass(base):
+            docs.update(_own_field_docs(base))
+    return docs
+
+
+def _own_field_docs(config: type) -> dict[str, str]:
+    try:
+        found = AttributeDocstrings().get_attr_docs(config)
+    except (TypeError, SyntaxError):  # a class that has no source to read
+        return {}
+    return {name: " ".join(doc.split()) for name, (doc, _, _) in found.items()}
+
+
+class TaskSchema:
+    """What can be set for one task, given the methods that may be chosen."""
+
+    def __init__(self, task: Task, methods: Mapping[str, list[Method]]) -> None:
+        """Describe a task's tree.
+
+        Args:
+            task: the task.
+            methods: for each of the task's hooks, the methods whose settings count: the chosen
+                one, several in a sweep.
+        """
+        self.task = task
+        self.methods = methods
+        self.groups: dict[str, Group] = {group.node: group for group in task.groups}
+
+    def types_of(self, key: str) -> list[Any]:
+        """Return the annotations that a dotted key may have; none when there is no such key."""
+        first, _, rest = key.partition(".")
+        if "" in key.split("."):
+            return []
+        if first in self.groups:
+            return types_at(self.groups[first].config, rest)
+        if first in self.methods:
+            found = [types_at(method.config, rest) for method in self.methods[first]]
+            return [annotation for annotations in found for annotation in annotations]
+        if key == "debug":
+            return [bool]
+        return types_at(self.task.config, key)
+
+    def is_in_dict(self, key: str) -> bool:
+        """Whether a key is an entry of a dictionary, which need not be there to be set."""
+        parents = self.types_of(key.rpartition(".")[0])
+        return any(_bare(parent) is dict or get_origin(_bare(parent)) is dict for parent in parents)
+
+    def settings(self) -> list[Setting]:
+        """Return every setting: the task's own, the methods', the shared nodes'."""
+        found = settings_of(self.task.config)
+        for hook, methods in self.methods.items():
+            for method in methods:
+                found += settings_of(method.config, f"{hook}.")
+        for group in self.task.groups:
+            found += settings_of(group.config, f"{group.node}.")
+        return found
+
+    def keys(self) -> list[str]:
+        """Return every key that can stand before `=`."""
+        keys = [setting.key for setting in self.settings()]
+        return [*dict.fromkeys(keys), *self.methods, *self.groups, "debug"]
+
+
+def types_at(config: type, path: str) -> list[Any]:
+    """Return the annotation at the end of a dotted path from a dataclass, if there is one."""
+    if not path:
+        return [config]
+    annotation: Any = config
+    for part in path.split("."):
+        inner = _bare(annotation)
+        if is_dataclass(inner) and isinstance(inner, type):
+            hints = get_type_hints(inner)
+            if part not in {field.name for field in _settable(inner)}:
+                return []
+            annotation = hints[part]
+        elif get_origin(inner) in (list, dict) and get_args(inner):
+            annotation = get_args(inner)[-1]
+        elif inner in (list, dict, Any):
+            return [Any]
+        else:
+            return []
+    return [annotation]
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether a field holds text or a path, so that the shell's words reach it as they are."""
+    return _bare(annotation) in (str, Path)
+
+
+def is_list(annotation: Any) -> bool:
+    """Whether a field holds a list."""
+    inner = _bare(annotation)
+    return inner is list or get_origin(inner) is list
+
+
+def is_optional(annotation: Any) -> bool:
+    """Whether a field may be null."""
+    return type(None) in get_args(annotation)
+
+
+def is_scalar(annotation: Any) -> bool:
+    """Whether a field holds one number, truth value or enum member."""
+    inner = _bare(annotation)
+    return inner in (int, float, bool) or (isinstance(inner, type) and issubclass(inner, Enum))
+
+
+def enum_of(annotation: Any) -> type[Enum] | None:
+    """Return the enum that a field, or each item of a list, is chosen from."""
+    inner = _bare(annotation)
+    if get_origin(inner) is list:
+        inner = _bare(get_args(inner)[0])
+    return inner if isinstance(inner, type) and issubclass(inner, Enum) else None
+
+
+def enum_names(enum: type[Enum]) -> dict[str, str]:
+    """Return the words that may stand for an enum's members, with the name that OmegaConf wants.
+
+    A member goes by its value, its name, or its name in lower case.
+    """
+    members = enum.__members__
+    names = {name.lower(): name for name in members}
+    names.update({str(member.value): name for name, member in members.items()})
+    names.update({name: name for name in members})
+    return names
+
+
+def type_name(annotation: Any) -> str:
+    """Return a field's type in the words of `--help`."""
+    inner = _bare(annotation)
+    enum = enum_of(inner)
+    if is_list(inner):
+        items = get_args(inner)
+        return f"[{type_name(items[0])},…]" if items else "[…]"
+    if enum is not None:
+        return "|".join(str(member.value) for member in enum)
+    names = {str: "text", Path: "path", int: "whole number", float: "number", bool: "true|false"}
+    if inner in names:
+        return names[inner]
+    if get_origin(inner) in _UNIONS:
+        return " or ".join(type_name(part) for part in get_args(inner))
+    return getattr(inner, "__name__", str(inner))
+
+
+def problem_of_config(config: object) -> str:
+    """Return why a class cannot be a configuration, empty when it can."""
+    if not isinstance(config, type) or not is_dataclass(config):
+        return f"its config {getattr(config, '__name__', config)!r} is not a dataclass"
+    name = config.__name__
+    if getattr(config, "__dataclass_params__").frozen:  # noqa: B009 - not in the stubs
+        return f"{name} is frozen, and Hydra could not override it"
+    try:
+        hints = get_type_hints(config)
+    except Exception as error:  # a forward reference to what is not imported at run time
+        return f"the types of {name} cannot be read: {error}"
+    for field in fields(config):
+        for part in _parts(hints[field.name]):
+            if get_origin(part) is Literal:
+                return f"{name}.{field.name}: Literal is not supported, use an Enum"
+            if part in (set, frozenset) or get_origin(part) in (set, frozenset):
+                return f"{name}.{field.name}: sets are not supported, use a list"
+    return ""
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def _bare(annotation: Any) -> Any:
+    """Return an annotation without `| None`."""
+    if get_origin(annotation) in _UNIONS:
+        kept = [part for part in get_args(annotation) if part is not type(None)]
+        if len(kept) == 1:
+            return kept[0]
+    return annotation
+
+
+def _settable(config: type) -> list[Field[Any]]:
+    return [field for field in fields(config) if field.init]
+
+
+def _default(field: Field[Any]) -> object:
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else MISSING

@@ -1,0 +1,221 @@
+"""One forward pass over a tree of nodes, for any Hugging Face decoder, target or draft."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from fivefold import UserError
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+
+from . import attention
+from .attention import AttentionMethod, FullAttention, Pass
+from .cache import KVCache
+from .layout import Layout
+
+
+class Rows(NamedTuple):
+    """What a pass yields for its nodes."""
+
+    logits: Float[Tensor, "batch node vocab"] | None
+    """Float32 scores of the next token; None where none were asked for."""
+    hidden: Float[Tensor, "batch node hidden"] | None
+    """The last hidden state, after the final norm; None where it was not asked for."""
+
+
+class TreeForward:
+    """Run a decoder on tree nodes: a mask of ancestors, and positions by depth.
+
+    Rows of a batch are independent and may have different lengths. Nothing here waits for an
+    accelerator. The model is left as it was: its attention is exchanged only during a pass.
+    """
+
+    def __init__(self, module: PreTrainedModel, method: AttentionMethod) -> None:
+        """Prepare a decoder.
+
+        Args:
+            module: a causal LM, or a bare decoder (which yields hidden states, but no logits).
+            method: how layers attend.
+        """
+        attention.register()
+        self.module = module
+        self.method = method
+        self.layout = Layout.of(module)
+        self.decoder: nn.Module = module.base_model
+        self.has_head = self.decoder is not module
+        self._configs = _attention_configs(module)
+        self.dtype = module.dtype
+        self._takes_pass = all(_takes_any(part.forward) for part in (module, self.decoder))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        cache: KVCache,
+        tokens: Int[Tensor, "batch node"] | None,
+        depths: Int[Tensor, "batch node"],
+        visible: Bool[Tensor, "batch node pending"],
+        inputs_embeds: Float[Tensor, "batch node hidden"] | None = None,
+        want_hidden: bool = False,
+        want_logits: bool = True,
+    ) -> Rows:
+        """Append nodes to the cache, where they stay pending, and score what follows each.
+
+        Args:
+            cache: holds the prefix and the nodes still pending.
+            tokens: the new nodes' tokens; None when `inputs_embeds` says what they are.
+            depths: distance from the row's committed text: a node's position is length + depth.
+            visible: among all pending nodes, the new ones last: each new node's ancestors and
+                itself. The prefix is always visible.
+            inputs_embeds: input vectors in place of tokens.
+            want_hidden: also yield the last hidden state.
+            want_logits: run the output layer.
+
+        Raises:
+            UserError: this model cannot attend by the method chosen.
+        """
+        positions = cache.lengths[:, None] + depths
+        cache.open(depths)
+        head = want_logits and self.has_head
+        inputs: dict[str, Any] = {
+            "attention_mask": self._masks(cache, visible),
+            "position_ids": positions,
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if inputs_embeds is None:
+            inputs["input_ids"] = tokens
+        else:
+            inputs["inputs_embeds"] = inputs_embeds
+        with self._attending() as carried, _last_hidden(self.decoder, head and want_hidden) as seen:
+            out = (self.module if head else self.decoder)(**inputs, **carried)
+        if head:
+            return Rows(out.logits.float(), seen[0] if want_hidden else None)
+        return Rows(None, out.last_hidden_state)
+
+    def prefill(
+        self,
+        cache: KVCache,
+        tokens: Int[Tensor, "batch token"] | None,
+        lengths: Int[Tensor, " batch"],
+        inputs_embeds: Float[Tensor, "batch token hidden"] | None = None,
+        want_hidden: bool = False,
+        want_logits: bool = False,
+        chunk: int = 512,
+    ) -> Rows:
+        """Read text into the cache and commit it.
+
+        Args:
+            cache: without pending nodes; what it holds stays in front.
+            tokens: padded on the right with any token.
+            lengths: how many of them count, per row; at least 1 when `want_logits`.
+            inputs_embeds: input vectors in place of tokens.
+            want_hidden: also yield the last hidden states, [batch, token, hidden]; those of
+                padding mean nothing.
+            want_logits: score what follows each row's last token, [batch, 1, vocab].
+            chunk: tokens a pass; bounds the memory of the mask.
+        """
+        assert cache.pending == 0, "nodes are pending: keep, commit or rewind first"
+        given = tokens if inputs_embeds is None else inputs_embeds
+        assert given is not None, "tokens or inputs_embeds"
+        body = given.shape[1] - int(want_logits)
+        parts = []
+        for start in range(0, body, chunk):
+            stop = min(start + chunk, body)
+            part = self._chain(cache, given[:, start:stop], want_logits=False)
+            cache.commit((lengths - int(want_logits) - start).clamp(0, stop - start))
+            parts.append(_known(part.hidden))
+        if not want_logits:
+            return Rows(None, torch.cat(parts, dim=1) if want_hidden else None)
+        last = (lengths - 1)[:, None]
+        tail = given.gather(1, last if given.ndim == 2 else _spread(last, given.shape[2]))
+        end = self._chain(cache, tail, want_logits=True, want_hidden=want_hidden)
+        cache.commit(torch.ones_like(lengths))
+        if not want_hidden:
+            return Rows(end.logits, None)
+        newest = _known(end.hidden)
+        hidden = torch.cat([*parts, torch.zeros_like(newest)], dim=1)
+        return Rows(end.logits, hidden.scatter(1, _spread(last, hidden.shape[2]), newest))
+
+    def _chain(
+        self, cache: KVCache, given: Tensor, want_logits: bool, want_hidden: bool = False
+    ) -> Rows:
+        """Append tokens (or vectors) one below the other."""
+        batch, nodes = given.shape[:2]
+        depths = torch.arange(nodes, device=given.device).expand(batch, nodes)
+        visible = torch.ones(nodes, nodes, dtype=torch.bool, device=given.device).tril()
+        tokens, vectors = (given, None) if given.ndim == 2 else (None, given)
+        return self(
+            cache,
+            tokens,
+            depths,
+            visible.expand(batch, nodes, nodes),
+            inputs_embeds=vectors,
+            want_hidden=want_hidden,
+            want_logits=want_logits,
+        )
+
+    def _masks(self, cache: KVCache, visible: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive masks [batch, 1, node, column], made once a pass; by layer type if needed."""
+        masks = {}
+        for kind in self.layout.masks:
+            seen = cache.visible_columns(visible, self.layout.window_of(kind))
+            mask = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
+            masks[kind] = mask.masked_fill_(~seen, torch.finfo(self.dtype).min)[:, None]
+        return masks if self.layout.by_type else next(iter(masks.values()))
+
+    @contextmanager
+    def _attending(self) -> Iterator[dict[str, Pass]]:
+        """Exchange the model's attention for ours while a pass runs."""
+        carried = Pass(self.method)
+        before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = attention.NAME
+        try:
+            yield {"fivefold": carried} if self._takes_pass else {}
+        finally:
+            for config, name in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = name
+        if carried.calls == 0 and type(self.method) is not FullAttention:
+            raise UserError(
+                f"{type(self.module).__name__} attends by code of its own",
+                setting="attention",
+                value=self.method.name,
+                remedy="use attention=full, or a model with transformers' attention functions",
+            )
+
+
+@contextmanager
+def _last_hidden(decoder: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
+    """Catch the decoder's last hidden state inside a pass of the whole model."""
+    seen: list[Tensor] = []
+    if not wanted:
+        yield seen
+        return
+    hook = decoder.register_forward_hook(lambda _, __, out: seen.append(out.last_hidden_state))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _attention_configs(module: PreTrainedModel) -> list[Any]:
+    """Every config object that some part of the model reads its attention's name from."""
+    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    return [c for c in configs.values() if hasattr(c, "_attn_implementation_internal")]
+
+
+def _takes_any(forward: Any) -> bool:
+    kinds = [parameter.kind for parameter in inspect.signature(forward).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _spread(index: Tensor, size: int) -> Tensor:
+    return index[:, :, None].expand(-1, -1, size)
+
+
+def _known(hidden: Tensor | None) -> Tensor:
+    assert hidden is not None
+    return hidden

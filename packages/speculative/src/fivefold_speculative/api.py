@@ -1,0 +1,183 @@
+"""Python API: `from fivefold_speculative import generate, stream`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict, Unpack, overload
+
+from fivefold import Choice
+from fivefold_lm import (
+    AttentionMethod,
+    LanguageModel,
+    ModelConfig,
+    Sampler,
+    SamplingConfig,
+    load_model,
+    self_test,
+)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .answers import Answer, Job, Piece, answer, make_jobs
+from .choosing import choose, choose_drafting, draft_loader
+from .engine import Engine, memory_errors
+from .prompt_sets import Message, Prompt
+from .task_configs import GenerateConfig, parse_method
+
+Messages: TypeAlias = list[Message]
+"""A conversation: `role` and `content` of each message."""
+Model: TypeAlias = str | LanguageModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""What `model=NAME` takes on the command line, or a model that is loaded already."""
+MethodSpec: TypeAlias = str | Mapping[str, Any]
+"""A method's name, or its name and settings: `{"expansion": {"widths": [4, 2, 1]}}`."""
+
+
+class Settings(TypedDict, total=False):
+    """Keyword arguments of `generate` and `stream`; what is left out is as on the command line."""
+
+    model: Model
+    """Default `smollm2`. Pass what `fivefold_lm.load_model` returns to load it only once."""
+    drafting: MethodSpec
+    """Drafting method; default `none`."""
+    draft: str | PreTrainedModel
+    """Its draft model: a module, folder or hub id, or `shipped`."""
+    attention: MethodSpec
+    """Default `full`."""
+    correction: MethodSpec
+    """Default `none`."""
+    rule: str
+    """Acceptance rule; default `auto`."""
+    max_new_tokens: int
+    """Most tokens an answer may have; default 128."""
+    num_samples: int
+    """Answers a prompt; default 1."""
+    stop: list[str]
+    """Texts that end an answer."""
+    logprobs: int
+    """Record log-probabilities, and those of so many alternatives."""
+    chat: str
+    """Put plain texts into the chat template: `auto` (default), `always`, `never`."""
+    batch_size: int
+    """Answers written at the same time; default 1."""
+    temperature: float
+    """0 (default) takes the most likely token; above 0 samples."""
+    top_k: int
+    """Keep the k most likely tokens; 0 (default) keeps all."""
+    top_p: float
+    """Keep the most likely tokens that hold this share; 1 (default) keeps all."""
+    min_p: float
+    """Keep tokens at least this fraction as likely as the best; 0 (default) keeps all."""
+    repetition_penalty: float
+    """Divides the scores of tokens in prompt or text; 1 (default) changes nothing."""
+    presence_penalty: float
+    """Subtracted from the scores of tokens in the text; 0 (default) changes nothing."""
+    seed: int
+    """Same seed, same text; default 0."""
+
+
+@overload
+def generate(  # type: ignore[overload-overlap]
+    prompt: str, **settings: Unpack[Settings]
+) -> Answer: ...
+
+
+@overload
+def generate(prompt: Sequence[str | Messages], **settings: Unpack[Settings]) -> list[Answer]: ...
+
+
+def generate(
+    prompt: str | Sequence[str | Messages], **settings: Unpack[Settings]
+) -> Answer | list[Answer]:
+    """Continue a prompt, or several, with the model's own text, faster by a drafting method.
+
+    Example:
+        answer = generate("Why is the sky blue?", drafting="feature_head", max_new_tokens=64)
+        print(answer.text, answer.mean_acceptance_length)
+
+    Args:
+        prompt: a text, or a list of texts and conversations.
+        settings: see `Settings`.
+
+    Returns:
+        The answer to a text (its first sample); to a list, all answers in the order of prompts
+        and samples.
+
+    Raises:
+        UserError: a setting, prompt, model or method that cannot be used.
+    """
+    engine, config = _prepare(settings)
+    contents: list[str | Messages] = [prompt] if isinstance(prompt, str) else list(prompt)
+    jobs = [job for i, content in enumerate(contents) for job in _jobs(engine, i, content, config)]
+    tops = -1 if config.logprobs is None else config.logprobs
+    events = answer(engine, jobs, batch_size=config.batch_size, logprobs=tops)
+    done = {(item.id, item.sample): item for item in events if isinstance(item, Answer)}
+    ordered = [done[job.prompt.id, job.sample] for job in jobs]
+    return ordered[0] if isinstance(prompt, str) else ordered
+
+
+def stream(prompt: str | Messages, **settings: Unpack[Settings]) -> Iterator[str]:
+    """Continue one prompt and yield its text as it becomes certain.
+
+    Args:
+        prompt: a text or a conversation.
+        settings: see `Settings`.
+
+    Yields:
+        Pieces of text; joined they are the answer's text.
+
+    Raises:
+        UserError: as `generate`.
+    """
+    engine, config = _prepare(settings)
+    for event in answer(engine, _jobs(engine, 0, prompt, config)[:1]):
+        if isinstance(event, Piece):
+            yield event.text
+
+
+def _prepare(settings: Settings) -> tuple[Engine, GenerateConfig]:
+    """Check every setting, load the model, and choose the methods."""
+    names = GenerateConfig.__dataclass_fields__, SamplingConfig.__dataclass_fields__
+    own, drawn = ({k: v for k, v in settings.items() if k in known} for known in names)
+    config, sampling = GenerateConfig(**own), SamplingConfig(**drawn)  # type: ignore[arg-type]
+    unknown = set(settings) - set(own) - set(drawn) - set(Settings.__annotations__)
+    if unknown:
+        raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
+    target = _load(settings.get("model", "smollm2"))
+    attention: AttentionMethod = _choose("attention", settings.get("attention", "full")).build()
+    self_test(target, attention)
+    draft = settings.get("draft")
+    engine = Engine(
+        model=target,
+        attention=attention,
+        sampler=Sampler(sampling, vocab_size=target.vocab_size),
+        drafting=choose_drafting(settings.get("drafting"), draft).build,
+        correction=_choose("correction", settings.get("correction", "none")).build,
+        rule=config.rule,
+        drafts=draft_loader(target, draft),
+    )
+    return engine, config
+
+
+def _choose(hook: str, method: MethodSpec) -> Choice:
+    return choose(hook, *parse_method(method))
+
+
+def _load(model: Model) -> LanguageModel:
+    if isinstance(model, LanguageModel):
+        return model
+    if isinstance(model, tuple):
+        module, tokenizer = model
+        return LanguageModel.wrap(module, tokenizer, type(module).__name__)
+    with memory_errors():
+        return load_model(ModelConfig(name=model))
+
+
+def _jobs(engine: Engine, index: int, content: str | Messages, config: GenerateConfig) -> list[Job]:
+    return make_jobs(
+        engine,
+        Prompt(str(index), content),
+        first_key=index * config.num_samples,
+        num_samples=config.num_samples,
+        max_new_tokens=config.max_new_tokens,
+        stop=config.stop,
+        chat=config.chat,
+    )

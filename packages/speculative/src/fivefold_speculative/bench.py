@@ -1,0 +1,260 @@
+"""`fivefold bench`: drafting methods beside plain decoding, interleaved in one process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fivefold import Choice, Run, UserError
+
+from ._words import Rule
+from .engine import Engine
+from .prompt_sets import BrokenLine, Prompt, chat_prompts, human_eval_prompts, read_prompts, spread
+from .record import Record, Request
+from .repetition import repeated_4grams
+from .task_configs import BenchConfig, parse_method
+
+PLAIN = "none"
+"""The method every other one is measured against."""
+COLUMNS = (
+    "method",
+    "tokens_per_second",
+    "ratio_to_plain",
+    "mean_acceptance_length",
+    "repeated_4grams",
+    "identical_to_plain",
+)
+_WARM_UP_TOKENS = 8
+
+
+@dataclass
+class Contender:
+    """A method with settings, and what was measured of it.
+
+    Args:
+        label: its name in tables: the method, with the settings that were given.
+        engine: what decodes by it.
+        seconds: wall time of each repeat, by batch of prompts.
+        records: the answers of the first repeat, by batch.
+        rule: the acceptance rule that `auto` became.
+    """
+
+    label: str
+    engine: Engine
+    seconds: list[list[float]] = field(default_factory=list)
+    records: list[list[Record]] = field(default_factory=list)
+    rule: Rule = Rule.AUTO
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """New tokens of every prompt, in order."""
+        return [record.tokens for batch in self.records for record in batch]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over the medians of the batches' wall times."""
+        return sum(map(len, self.tokens)) / sum(median(times) for times in self.seconds)
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """New tokens a target pass, over all prompts."""
+        records = [record for batch in self.records for record in batch]
+        accepted = sum(record.num_accepted_draft_tokens for record in records)
+        return 1 + accepted / max(sum(record.num_spec_steps for record in records), 1)
+
+    @property
+    def histogram(self) -> list[int]:
+        """Target passes by the number of drafted tokens kept."""
+        histograms = [r.acceptance_histogram for batch in self.records for r in batch]
+        longest = max(map(len, histograms), default=0)
+        return [sum(h[place] for h in histograms if place < len(h)) for place in range(longest)]
+
+
+def run(config: BenchConfig, run: Run) -> None:
+    """Run `fivefold bench`: warm up, measure in turns, print the table, draw the figures."""
+    prompts = bench_prompts(config)
+    base = Engine.of(run, config.rule)
+    requests = _requests(base, prompts, config)
+    contenders = contenders_of(base, config, run)
+    size = config.batch_size
+    batches = [requests[start : start + size] for start in range(0, len(requests), size)]
+    warm_up(contenders, batches[0])
+    measure(contenders, batches, config.repeats, run)
+    rows = [row_of(contender, contenders[0], config) for contender in contenders]
+    for row, contender in zip(rows, contenders, strict=True):
+        run.row(**row)
+        for name in ("mean_acceptance_length", "ratio_to_plain", "tokens_per_second"):
+            run.figure(f"{name}_{contender.label}", row[name])
+    run.figure("num_prompts", len(requests))
+    title = f"{config.prompts}, {len(requests)} prompts, {base.model.name}, {base.model.dtype}"
+    run.table(title, rows, COLUMNS)
+    _write_cells(contenders, batches, run)
+    if config.plots:
+        draw(contenders, title, run)
+
+
+def bench_prompts(config: BenchConfig) -> list[Prompt]:
+    """Return the prompts to measure on.
+
+    Raises:
+        UserError: HumanEval is not installed, or the file cannot be read or has a broken line.
+    """
+    if config.prompts == "chat":
+        return spread(chat_prompts(config.split), config.limit)
+    if config.split != "all":
+        raise UserError(
+            "only the chat prompts are split", setting="split", remedy="set prompts=chat"
+        )
+    if config.prompts == "humaneval":
+        return spread(human_eval_prompts(), config.limit)
+    found = read_prompts(Path(config.prompts), setting="prompts")
+    broken = [item for item in found if isinstance(item, BrokenLine)]
+    if broken:
+        raise UserError(str(broken[0]), setting="prompts", remedy="mend the line")
+    return spread([item for item in found if isinstance(item, Prompt)], config.limit)
+
+
+def contenders_of(base: Engine, config: BenchConfig, run: Run) -> list[Contender]:
+    """Return plain decoding and the methods asked for, each built once to find its faults early.
+
+    Raises:
+        UserError: an unknown method or setting, or one that does not suit the model or the rule.
+    """
+    chosen: list[tuple[str, Choice]] = []
+    for entry in config.methods:
+        name, values = parse_method(entry)
+        chosen.append((_label(name, values), run.choose("drafting", name, values)))
+    if not config.methods:
+        chosen.append((run.method("drafting").name, run.chosen("drafting")))
+    contenders = [Contender(PLAIN, base.plain())]
+    for label, choice in chosen:
+        if label != PLAIN:
+            contenders.append(Contender(label, replace(base, drafting=choice.build)))
+    labels = [contender.label for contender in contenders]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice} is listed twice", setting="methods", remedy="list each only once")
+    return contenders
+
+
+def warm_up(contenders: Sequence[Contender], batch: Sequence[Request]) -> None:
+    """Decode a few tokens by every method: libraries load, drafts are read, memory is taken."""
+    short = [replace(request, max_new_tokens=_WARM_UP_TOKENS) for request in batch]
+    for contender in contenders:
+        prepared = contender.engine.batch(short, text=False)
+        contender.rule = prepared.rule.name
+        for _ in prepared.steps():
+            pass
+
+
+def measure(
+    contenders: Sequence[Contender], batches: Sequence[Sequence[Request]], repeats: int, run: Run
+) -> None:
+    """Let all methods decode a batch before the next one is begun, in an order that rotates."""
+    for contender in contenders:
+        contender.seconds = [[] for _ in batches]
+    for repeat in range(repeats):
+        for place, batch in enumerate(batches):
+            shift = (repeat + place) % len(contenders)
+            for contender in [*contenders[shift:], *contenders[:shift]]:
+                begin = time.perf_counter()
+                records = decode_once(contender.engine, batch)
+                contender.seconds[place].append(time.perf_counter() - begin)
+                if repeat == 0:
+                    contender.records.append(records)
+        run.note(f"repeat {repeat + 1} of {repeats} done")
+
+
+def decode_once(engine: Engine, batch: Sequence[Request]) -> list[Record]:
+    """Decode one batch, prompt included; text is not made."""
+    prepared = engine.batch(batch, text=False)
+    for _ in prepared.steps():
+        pass
+    return prepared.session.records
+
+
+def row_of(contender: Contender, plain: Contender, config: BenchConfig) -> dict[str, Any]:
+    """Return what `result.json` holds of a method.
+
+    `identical_to_plain` is null where the method draws its samples by other random numbers than
+    plain decoding, so that only the law is the same.
+    """
+    sampling = contender.engine.sampling
+    comparable = contender.rule in (Rule.GREEDY, Rule.LOOKUP)
+    return {
+        "method": contender.label,
+        "prompts": config.prompts,
+        "temperature": sampling.temperature,
+        "batch": config.batch_size,
+        "seed": sampling.seed,
+        "tokens_per_second": contender.tokens_per_second,
+        "ratio_to_plain": contender.tokens_per_second / plain.tokens_per_second,
+        "mean_acceptance_length": contender.mean_acceptance_length,
+        "repeated_4grams": repeated_4grams(contender.tokens),
+        "identical_to_plain": contender.tokens == plain.tokens if comparable else None,
+        "num_new_tokens": sum(map(len, contender.tokens)),
+        "acceptance_histogram": contender.histogram,
+    }
+
+
+def draw(contenders: Sequence[Contender], title: str, run: Run) -> None:
+    """Draw the bars and the histogram into the run folder."""
+    try:
+        from .bench_plots import draw_acceptance, draw_ratios
+    except ModuleNotFoundError as error:
+        run.note(f"no figures: {error.name} is not installed; run `pip install matplotlib`")
+        return
+    plain = contenders[0].tokens_per_second
+    ratios = {c.label: c.tokens_per_second / plain for c in contenders}
+    draw_ratios(ratios, title, run.folder / "tokens_per_second.png")
+    histograms = {c.label: c.histogram for c in contenders[1:]}
+    draw_acceptance(histograms, title, run.folder / "acceptance.png")
+
+
+def _requests(engine: Engine, prompts: Sequence[Prompt], config: BenchConfig) -> list[Request]:
+    requests = [
+        Request(
+            tokens=engine.model.encode(prompt.content, config.chat),
+            max_new_tokens=config.max_new_tokens,
+            id=prompt.id,
+            key=key,
+        )
+        for key, prompt in enumerate(prompts)
+    ]
+    for request in requests:
+        engine.check(request)
+    return requests
+
+
+def _label(name: str, values: dict[str, Any]) -> str:
+    """Return a method's name with the settings that were given: `chain(length=3)`."""
+    said = ",".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+    return f"{name}({said})".replace('"', "").replace(" ", "") if said else name
+
+
+def _write_cells(
+    contenders: Sequence[Contender], batches: Sequence[Sequence[Request]], run: Run
+) -> None:
+    """Keep every single measurement beside the table, one a line."""
+    lines = [
+        json.dumps(
+            {
+                "method": contender.label,
+                "ids": [request.id for request in batch],
+                "seconds": contender.seconds[place],
+                "token_ids": [record.tokens for record in contender.records[place]],
+                **{
+                    name: [record.metrics()[name] for record in contender.records[place]]
+                    for name in ("mean_acceptance_length", "num_spec_steps", "num_draft_tokens")
+                },
+            }
+        )
+        for place, batch in enumerate(batches)
+        for contender in contenders
+    ]
+    run.write_text(run.folder / "cells.jsonl", "\n".join(lines) + "\n", "hydra.run.dir")

@@ -1,0 +1,110 @@
+"""Choosing a drafting method outside a run: for the Python API and `model.generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from fivefold import Choice, UserError
+from fivefold.composing import validated
+from fivefold.discovery import installed
+from fivefold_lm import LanguageModel, ModelConfig, load_model
+from fivefold_lm.models import context_len
+from transformers import PreTrainedModel
+
+from .draft_model import DraftKind, DraftLoader, DraftModel
+from .task_configs import TASKS, parse_method
+
+_GENERATE = TASKS[0]
+Draft: TypeAlias = str | Mapping[str, Any] | PreTrainedModel
+"""What writes ahead: a model, its folder or hub id, `shipped`, or a method with its settings."""
+
+
+def choose(hook: str, name: str, values: Mapping[str, Any] | None = None) -> Choice:
+    """Return an installed method with its settings checked.
+
+    Args:
+        hook: `drafting`, `attention` or `correction`.
+        name: the method.
+        values: settings by key; the others keep their defaults.
+
+    Raises:
+        UserError: there is no such method or key, or the method refuses a value.
+    """
+    method = installed().method(_GENERATE, hook, name)
+    return Choice(hook, method, validated(method.config, values or {}, hook))
+
+
+def choose_drafting(drafting: str | Mapping[str, Any] | None, draft: Draft | None) -> Choice:
+    """Return the drafting method that a method's name and a draft mean together.
+
+    Args:
+        drafting: a name, or a mapping of one name to its settings; `None`: what `draft` suggests.
+        draft: a model, its folder or hub id, `shipped`, or a method as in `drafting`.
+
+    Raises:
+        UserError: as `choose`.
+    """
+    if drafting is None and draft is None:
+        return choose("drafting", "none")
+    if isinstance(draft, Mapping) or (drafting is None and draft in _names()):
+        return choose("drafting", *parse_method(draft))
+    name, values = parse_method(drafting or "chain")
+    if isinstance(draft, str):
+        values = {**values, "draft": draft}
+    elif draft is not None:
+        values = {**values, "draft": type(draft).__name__}
+    return choose("drafting", name, values)
+
+
+def draft_loader(
+    target: LanguageModel, draft: Draft | None, *, has_tokenizer: bool = True
+) -> Callable[[str, DraftKind], DraftModel]:
+    """Return where drafters find their draft model.
+
+    Args:
+        target: the model the draft is for.
+        draft: a model that is loaded already, or what the user said.
+        has_tokenizer: whether the target's is there to compare a draft's with.
+    """
+    ordinary = DraftLoader(target)
+    if isinstance(draft, PreTrainedModel):
+        given = _as_draft(draft, target)
+        return lambda name, kind: given
+    if has_tokenizer:
+        return ordinary
+
+    def load(name: str, kind: DraftKind) -> DraftModel:
+        if name == "shipped" or name.endswith(".safetensors") or kind is DraftKind.FEATURE_HEAD:
+            return ordinary(name, kind)
+        device, dtype = str(target.device), str(target.dtype).removeprefix("torch.")
+        return _as_draft(
+            load_model(ModelConfig(name=name, device=device, dtype=dtype)).module, target
+        )
+
+    return load
+
+
+def _as_draft(module: PreTrainedModel, target: LanguageModel) -> DraftModel:
+    """Take a model as a draft; without tokenizers, equal vocabularies are the user's word."""
+    words, wanted = module.config.vocab_size, target.module.config.vocab_size
+    if words != wanted:
+        raise UserError(
+            f"draft and target read different vocabularies ({words} and {wanted} tokens)",
+            setting="draft",
+            value=type(module).__name__,
+            remedy="choose a draft with the target's tokenizer",
+        )
+    return DraftModel(
+        module=module,
+        head=None,
+        embed=None,
+        vocab_ids=None,
+        num_words=min(words, target.vocab_size),
+        context_len=context_len(module),
+        name=type(module).__name__,
+    )
+
+
+def _names() -> set[str]:
+    return set(installed().methods(_GENERATE, "drafting"))

@@ -1,0 +1,179 @@
+"""Settings of the methods this package brings. Light: no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fivefold import UserError
+
+from ._words import Proposal
+from .topology import TreeTopology
+
+_PROPOSALS = {
+    "topk": Proposal.POINT_MASS,
+    "sampled": Proposal.SAMPLED,
+    "without_replacement": Proposal.WITHOUT_REPLACEMENT,
+}
+
+
+@dataclass
+class PlainConfig:
+    """Settings of `drafting=none`: there are none."""
+
+    def proposals(self, greedy: bool) -> frozenset[Proposal]:
+        """Return the kinds of proposal made with these settings."""
+        return frozenset({Proposal.EMPTY})
+
+
+@dataclass
+class NoCorrectionConfig:
+    """Settings of `correction=none`: there are none."""
+
+
+@dataclass
+class PromptLookupConfig:
+    """Settings of `drafting=prompt_lookup`."""
+
+    num_tokens: int = 10
+    """Tokens drafted a step."""
+    max_ngram: int = 3
+    """Longest run of newest tokens looked for in the text so far; longer matches are preferred."""
+    min_ngram: int = 1
+    """Shortest run whose continuation is still drafted."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least_one(self.num_tokens, "drafting.num_tokens")
+        _at_least_one(self.min_ngram, "drafting.min_ngram")
+        if self.max_ngram < self.min_ngram:
+            raise UserError(
+                f"the longest run is shorter than the shortest ({self.min_ngram})",
+                setting="drafting.max_ngram",
+                value=self.max_ngram,
+                remedy="raise it or lower drafting.min_ngram",
+            )
+
+    def proposals(self, greedy: bool) -> frozenset[Proposal]:
+        """Return the kinds of proposal made with these settings."""
+        return frozenset({Proposal.POINT_MASS})
+
+
+@dataclass
+class _DraftModelConfig:
+    """What every method with a draft model sets."""
+
+    draft: str = "shipped"
+    """Draft model: a hub id, a folder, or `shipped` for the one this package carries."""
+    proposal: str = "auto"
+    """How children are chosen: `topk`, `sampled`, `without_replacement`; `auto` takes the most
+    probable ones under greedy decoding, and else draws them, in a tree without replacement."""
+    temperature: float | None = None
+    """Temperature of the draft law; null: the sampler's own (1 if that is greedy)."""
+
+    def __post_init__(self) -> None:
+        """Check words and ranges."""
+        if not self.draft:
+            raise UserError(
+                "no draft model is named",
+                setting="drafting.draft",
+                remedy="give a hub id, a folder, or shipped",
+            )
+        if self.proposal not in ("auto", *_PROPOSALS):
+            raise UserError(
+                "unknown way to choose children",
+                setting="drafting.proposal",
+                value=self.proposal,
+                remedy=f"choose one of auto, {', '.join(_PROPOSALS)}",
+            )
+        if self.temperature is not None and not self.temperature > 0:
+            raise UserError(
+                "a draft law needs a temperature above 0",
+                setting="drafting.temperature",
+                value=self.temperature,
+                remedy="leave it out, or set drafting.proposal=topk for a greedy draft",
+            )
+
+    def chosen_proposal(self, greedy: bool) -> Proposal:
+        """Return how children come about, `auto` resolved.
+
+        Args:
+            greedy: whether the target's sampler takes the argmax.
+        """
+        if self.proposal != "auto":
+            return _PROPOSALS[self.proposal]
+        if greedy:
+            return Proposal.POINT_MASS
+        # For one child both ways of drawing are the same law; the race costs more.
+        return Proposal.SAMPLED if self.shape().is_chain else Proposal.WITHOUT_REPLACEMENT
+
+    def shape(self) -> TreeTopology:
+        """Return the tree that is drafted."""
+        raise NotImplementedError
+
+    def proposals(self, greedy: bool) -> frozenset[Proposal]:
+        """Return the kinds of proposal made with these settings."""
+        return frozenset({self.chosen_proposal(greedy)})
+
+
+@dataclass
+class ChainConfig(_DraftModelConfig):
+    """Settings of `drafting=chain`."""
+
+    length: int = 4
+    """Tokens drafted a step."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        _at_least_one(self.length, "drafting.length")
+
+    def shape(self) -> TreeTopology:
+        """Return the chain as a tree."""
+        return TreeTopology.chain(self.length)
+
+
+@dataclass
+class ExpansionConfig(_DraftModelConfig):
+    """Settings of `drafting=expansion`."""
+
+    widths: list[int] = field(default_factory=lambda: [4, 2, 1])
+    """Children of every node, level by level."""
+    topology: str = ""
+    """JSON file of a static tree, `{"parents": [-1, 0, …]}`, or the name of a shipped one; takes
+    the place of `widths`."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a tree."""
+        super().__post_init__()
+        self.shape()
+
+    def shape(self) -> TreeTopology:
+        """Return the tree.
+
+        Raises:
+            UserError: widths or file hold no tree, or nothing but a root.
+        """
+        if self.topology:
+            shape, setting = TreeTopology.find(self.topology), "drafting.topology"
+        else:
+            shape, setting = TreeTopology.expansion(self.widths), "drafting.widths"
+        if shape.num_nodes == 1:
+            raise UserError(
+                "a tree with nothing but a root drafts nothing",
+                setting=setting,
+                remedy="give it a level, or choose drafting=none",
+            )
+        return shape
+
+
+@dataclass
+class FeatureHeadConfig(ExpansionConfig):
+    """Settings of `drafting=feature_head`."""
+
+    widths: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
+    """Children of every node, level by level; all 1: a chain."""
+
+
+def _at_least_one(value: int, setting: str) -> None:
+    if value < 1:
+        raise UserError("a count below 1", setting=setting, value=value, remedy="give 1 or more")

@@ -1,0 +1,192 @@
+"""Draft models: a smaller model of the same tokenizer, or a head on the target's hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from fivefold import UserError
+from fivefold_lm import (
+    Capability,
+    FullAttention,
+    LanguageModel,
+    ModelConfig,
+    TreeForward,
+    load_model,
+)
+from fivefold_lm.packed import is_packed, pack_linears, packed_product
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .drafts import shipped_for
+from .drafts.feature_head import FeatureHead, load_feature_head
+from .drafts.independent import IndependentDraft, load_independent
+
+_SETTING = "drafting.draft"
+
+
+class DraftKind(StrEnum):
+    """What a draft reads."""
+
+    INDEPENDENT = "independent"
+    """Tokens."""
+    FEATURE_HEAD = "feature_head"
+    """Tokens and the target's last hidden states."""
+
+
+@dataclass
+class DraftModel:
+    """A decoder that writes ahead of the target.
+
+    Args:
+        module: the decoder.
+        head: logits from its last hidden states; `None`: the module has its own output layer.
+        embed: its input from tokens and features; `None`: it reads tokens.
+        vocab_ids: the target's ids of its words; `None`: the first ones of the vocabulary.
+        num_words: columns of its logits that are tokens of the target.
+        context_len: most tokens it can read.
+        name: as the user named it.
+    """
+
+    module: PreTrainedModel
+    head: Callable[[Tensor], Tensor] | None
+    embed: Callable[[Tensor, Tensor], Tensor] | None
+    vocab_ids: Int[Tensor, " word"] | None
+    num_words: int
+    context_len: int
+    name: str
+
+    @classmethod
+    def of(cls, draft: LanguageModel, target: LanguageModel) -> DraftModel:
+        """Return a language model as a draft for a target.
+
+        Raises:
+            UserError: the tokenizers differ, or the draft cannot run a tree.
+        """
+        if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab():
+            raise UserError(
+                f"draft and target read different vocabularies ({len(draft.tokenizer)} and "
+                f"{len(target.tokenizer)} tokens)",
+                setting=_SETTING,
+                value=draft.name,
+                remedy=f"choose a draft with the tokenizer of {target.name}",
+            )
+        if Capability.TREE_ATTENTION not in draft.capabilities:
+            raise UserError(
+                f"this model cannot draft: {draft.why_not[Capability.TREE_ATTENTION]}",
+                setting=_SETTING,
+                value=draft.name,
+                remedy="choose a draft with plain or sliding-window attention",
+            )
+        num_words = min(draft.vocab_size, target.vocab_size)
+        return cls(draft.module, None, None, None, num_words, draft.context_len, draft.name)
+
+    def forward(self) -> TreeForward:
+        """Return what runs it over nodes of a tree."""
+        return TreeForward(self.module, FullAttention())
+
+    def logits(self, own: Tensor | None, hidden: Tensor | None) -> Float[Tensor, "batch node word"]:
+        """Return float32 logits over its words.
+
+        Args:
+            own: logits of the module's output layer, if it has one.
+            hidden: its last hidden states, if it has not.
+        """
+        if self.head is None:
+            assert own is not None
+            return own[..., : self.num_words].float()
+        assert hidden is not None
+        return self.head(hidden).float()
+
+
+class DraftLoader:
+    """Finds draft models for a target; loads each once.
+
+    Args:
+        target: the model that the drafts are for.
+    """
+
+    def __init__(self, target: LanguageModel) -> None:
+        self._target = target
+        self._loaded: dict[tuple[str, DraftKind], DraftModel] = {}
+
+    def __call__(self, name: str, kind: DraftKind) -> DraftModel:
+        """Return a draft by the user's name for it.
+
+        Args:
+            name: `shipped`, a draft file, a folder, or a hub id.
+            kind: what it must read.
+
+        Raises:
+            UserError: there is no such draft, or it does not fit the target.
+        """
+        if (name, kind) not in self._loaded:
+            self._loaded[name, kind] = self._load(name, kind)
+        return self._loaded[name, kind]
+
+    def _load(self, name: str, kind: DraftKind) -> DraftModel:
+        if name == "shipped":
+            return self._read(self._shipped(kind), name, kind)
+        if name.endswith(".safetensors"):
+            return self._read(Path(name), name, kind)
+        if kind is DraftKind.FEATURE_HEAD:
+            raise UserError(
+                "a feature head is a draft file made for one target, no model of its own",
+                setting=_SETTING,
+                value=name,
+                remedy="give a .safetensors file written by the recipe, or shipped",
+            )
+        return DraftModel.of(self._load_model(name), self._target)
+
+    def _load_model(self, name: str) -> LanguageModel:
+        device, dtype = str(self._target.device), str(self._target.dtype).removeprefix("torch.")
+        try:
+            return load_model(ModelConfig(name=name, device=device, dtype=dtype))
+        except UserError as error:
+            raise UserError(
+                error.problem, setting=_SETTING, value=name, remedy=error.remedy
+            ) from error
+
+    def _shipped(self, kind: DraftKind) -> Path:
+        shipped = shipped_for(kind, self._target.module.config.to_dict())
+        if shipped is None or not shipped.path.exists():
+            raise UserError(
+                f"no {kind} draft is shipped for {self._target.name}",
+                setting=_SETTING,
+                value="shipped",
+                remedy="name one, or choose drafting=prompt_lookup, which needs none",
+            )
+        return shipped.path
+
+    def _read(self, path: Path, name: str, kind: DraftKind) -> DraftModel:
+        target = self._target.module
+        try:
+            load = load_feature_head if kind is DraftKind.FEATURE_HEAD else load_independent
+            draft: FeatureHead | IndependentDraft = load(path, target)
+        except FileNotFoundError:
+            raise UserError(
+                "there is no such draft file", setting=_SETTING, value=name, remedy="check the path"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"the draft does not fit: {error}",
+                setting=_SETTING,
+                value=name,
+                remedy=f"give a draft of kind {kind} made for {self._target.name}",
+            ) from error
+        head: Callable[[Tensor], Tensor] = draft.head
+        if is_packed(target):
+            pack_linears(draft)
+            head = packed_product(draft.words.rows)
+        return DraftModel(
+            module=draft.model,
+            head=head,
+            embed=draft.embed if isinstance(draft, FeatureHead) else None,
+            vocab_ids=draft.vocab_ids,
+            num_words=len(draft.vocab_ids),
+            context_len=int(draft.model.config.max_position_embeddings),
+            name=name,
+        )

@@ -1,0 +1,1 @@
+"""Drafting methods that this package registers itself."""

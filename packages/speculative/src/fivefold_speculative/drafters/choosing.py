@@ -1,0 +1,74 @@
+"""How a draft's logits become children: its best words, or draws with or without replacement."""
+
+from __future__ import annotations
+
+import torch
+from fivefold_lm import Purpose, Sampler
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .._words import Proposal
+from ..state import DecodeState
+
+
+def choose_children(
+    logits: Float[Tensor, "batch parent word"],
+    width: int,
+    proposal: Proposal,
+    sampler: Sampler,
+    state: DecodeState,
+    depth: int,
+) -> tuple[Int[Tensor, "batch parent child"], Float[Tensor, "batch parent word"] | None]:
+    """Choose the children of some nodes of one depth.
+
+    All parents of a row share one noise: a walk visits only one of them.
+
+    Args:
+        logits: the draft's, under each parent.
+        width: children of each parent.
+        proposal: how to choose.
+        sampler: makes the draft law.
+        state: noise of the rows.
+        depth: the parents' depth.
+
+    Returns:
+        Words in the order of the draws, and the law they were drawn from; `None` without chance.
+    """
+    if proposal is Proposal.POINT_MASS:
+        return logits.topk(width, dim=-1).indices, None
+    law = sampler.law(logits.flatten(0, 1), None).view_as(logits)
+    if proposal is Proposal.SAMPLED:
+        return draw_with_replacement(law, width, state, depth), law
+    return draw_without_replacement(law, width, state, depth), law
+
+
+def draw_with_replacement(
+    law: Float[Tensor, "batch parent word"], width: int, state: DecodeState, depth: int
+) -> Int[Tensor, "batch parent child"]:
+    """Draw children independently; the same word may come twice."""
+    noise = state.uniform(Purpose.DRAFT, depth, width)  # [batch, child]
+    rows = law.flatten(0, 1)
+    draws = [
+        Sampler.draw(rows, noise[:, child].repeat_interleave(law.shape[1]))
+        for child in range(width)
+    ]
+    return torch.stack(draws, 1).view(*law.shape[:2], width)
+
+
+def draw_without_replacement(
+    law: Float[Tensor, "batch parent word"], width: int, state: DecodeState, depth: int
+) -> Int[Tensor, "batch parent child"]:
+    """Draw children one after another, never a word twice, by an exponential race.
+
+    The j-th smallest of E_t / law(t) is the j-th draw. Words of probability 0 race only among
+    themselves, uniformly, after all others: the rule knows this fall-back.
+    Source: arXiv 2402.12374, section 3.
+    """
+    late = state.exponential(Purpose.DRAFT, depth, law.shape[-1]).log()[:, None]
+    speed = law.double().log()
+    finish = torch.where(law > 0, speed - late, -_LAST - late)
+    return finish.topk(width, dim=-1).indices
+
+
+_LAST = 1e6
+"""Far beyond every logarithm of E / p that float32 laws allow."""

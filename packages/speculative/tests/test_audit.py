@@ -1,0 +1,80 @@
+"""The audit passes what is lossless and catches every seeded bug at its default sample sizes."""
+
+from importlib import import_module
+
+import pytest
+from fivefold.testing import compose
+from fivefold_speculative.testing import SEEDED_BUGS, planted
+
+task = import_module("fivefold_speculative.audit")
+QUICK = ["max_new_tokens=12", "prompts=2"]  # the sample sizes stay the default ones
+SMALL = ["toy_samples=1000", "model_samples=100"]
+TREE = ["drafting=expansion", "drafting.widths=[3,2]"]
+CAUGHT_WITH = {
+    "noise_reused": TREE,
+    "topk_as_sampled": TREE,
+    "dropped_duplicates": [*TREE, "drafting.proposal=sampled"],
+    "inverted_top_p": ["drafting=prompt_lookup"],
+    "boolean_mask": TREE,
+}
+
+
+@pytest.fixture
+def audit(folders, cache):
+    """Return a function that runs the task and returns its status and its failed checks."""
+
+    def call(*overrides):
+        settings = [f"model={folders / 'target'}", *QUICK, *overrides]
+        if "drafting=expansion" in overrides:
+            settings.append(f"drafting.draft={folders / 'draft'}")
+        run = compose("audit", settings)
+        status = task.run(run.config, run)
+        rows = run.result.rows
+        assert all({"check", "passed", "statistic", "threshold"} <= set(row) for row in rows)
+        return status, [row["check"] for row in rows if not row["passed"]]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["drafting=prompt_lookup", "sampling.temperature=1.0", "sampling.top_k=6"],
+        [*TREE, "sampling.temperature=1.0", "sampling.repetition_penalty=1.3"],
+        [*TREE, "drafting.proposal=sampled", "sampling.temperature=0.9", "sampling.top_p=0.8"],
+        ["drafting=expansion", "drafting.widths=[12]", "sampling.min_p=0.1", "toy_samples=3000"],
+    ],
+    ids=["look-up and top-k", "tree and penalty", "sampled and top-p", "a wide tree"],
+)
+def test_a_lossless_method_passes_under_every_sampler(audit, overrides):
+    assert audit(*overrides) == (0, [])
+
+
+@pytest.mark.parametrize("bug", SEEDED_BUGS)
+def test_a_seeded_bug_is_caught_at_the_default_sample_sizes(audit, bug):
+    with planted(bug):
+        status, failed = audit(*CAUGHT_WITH[bug])
+    assert status == 1
+    assert failed
+
+
+def test_a_mismatch_shows_where_and_how_close_the_two_best_logits_were(
+    folders, cache, monkeypatch, capsys
+):
+    real = task.plain_greedy
+    monkeypatch.setattr(task, "plain_greedy", lambda *args: ([5, *real(*args)[0][1:]], []))
+    run = compose("audit", [f"model={folders / 'target'}", *QUICK, *SMALL])
+    assert task.run(run.config, run) == 1
+    (row,) = [row for row in run.result.rows if "prompt 2 alone" in row["check"]]
+    assert not row["passed"]
+    assert "gap of the two best logits" in row["detail"]
+    assert "FAILED" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_statistics(folders, cache):
+    def statistics():
+        run = compose("audit", [f"model={folders / 'target'}", *QUICK, *SMALL])
+        task.run(run.config, run)
+        return [(row["check"], row["statistic"]) for row in run.result.rows]
+
+    assert statistics() == statistics()

@@ -1,0 +1,209 @@
+"""`fivefold generate` answers what it is given, and never loses a finished answer."""
+
+import json
+import os
+import signal
+import sys
+from importlib import import_module
+from io import BytesIO, TextIOWrapper
+
+import pytest
+from fivefold import UserError
+from fivefold.testing import compose
+from fivefold_lm.testing import tiny_model
+from fivefold_speculative import answers
+from fivefold_speculative import generate as _api  # noqa: F401 - the name is the function
+from fivefold_speculative.task_configs import GenerateConfig
+
+task = import_module("fivefold_speculative.generate")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "model"
+    model = tiny_model(vocab=24)
+    model.module.save_pretrained(path)
+    model.tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def generate(folder, tmp_path, monkeypatch, capsys):
+    """Return a function that runs the task and returns the run and what stdout got."""
+    monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path / "cache"))
+
+    def call(*overrides):
+        run = compose("generate", [f"model={folder}", "max_new_tokens=12", *overrides])
+        task.run(run.config, run)
+        return run, capsys.readouterr()
+
+    return call
+
+
+def records(path, count=6, broken=()):
+    lines = [json.dumps({"id": f"p{i}", "prompt": "abcab"[: 1 + i % 5]}) for i in range(count)]
+    for place in broken:
+        lines[place] = '{"prompt": '
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_prompt_is_streamed_and_its_figures_go_to_stderr(generate):
+    run, shown = generate("prompt=abcabc")
+    (row,) = run.result.rows
+    assert shown.out == row["text"] + "\n"
+    assert "tokens/s" in shown.err
+    assert {"id", "prompt", "text", "token_ids", "finish_reason"} <= set(row)
+    assert run.result.figures["num_new_tokens"] == len(row["token_ids"])
+    assert run.result.figures["mean_acceptance_length"] == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_a_batch_of_records_gives_each_the_text_it_has_alone(
+    generate, tmp_path, batch_size, temperature
+):
+    path = records(tmp_path / "in.jsonl")
+    settings = [f"input={path}", f"sampling.temperature={temperature}", "drafting=prompt_lookup"]
+    alone, _ = generate(*settings, "batch_size=1")
+    run, shown = generate(*settings, f"batch_size={batch_size}", f"output={tmp_path}/out.jsonl")
+    by_id = {row["id"]: row["token_ids"] for row in run.result.rows}
+    assert by_id == {row["id"]: row["token_ids"] for row in alone.result.rows}
+    assert {row["id"]: row["token_ids"] for row in lines_of(tmp_path / "out.jsonl")} == by_id
+    assert shown.out == ""
+
+
+def test_several_answers_go_to_stdout_as_records(generate, tmp_path):
+    _, shown = generate("prompt=ab", "num_samples=3", "sampling.temperature=1.5")
+    found = [json.loads(line) for line in shown.out.splitlines()]
+    assert [row["sample"] for row in found] == [0, 1, 2]
+    assert len({tuple(row["token_ids"]) for row in found}) > 1
+
+
+def test_one_answer_can_go_to_stdout_as_a_record_too(generate):
+    run, shown = generate("prompt=ab", "output=-")
+    assert json.loads(shown.out)["token_ids"] == run.result.rows[0]["token_ids"]
+
+
+def test_a_broken_line_is_named_and_the_others_are_answered(generate, tmp_path):
+    path = records(tmp_path / "in.jsonl", broken=[2])
+    run, shown = generate(f"input={path}", f"output={tmp_path}/out.jsonl")
+    assert "line 3" in shown.err
+    assert run.result.partial_error is not None
+    assert run.result.figures["num_failed"] == 1
+    found = {row["id"]: row for row in lines_of(tmp_path / "out.jsonl")}
+    assert set(found) == {"p0", "p1", "3", "p3", "p4", "p5"}
+    assert "error" in found["3"]
+    assert "text" in found["p5"]
+
+
+def test_a_prompt_too_long_for_the_context_costs_only_itself(generate, tmp_path):
+    path = tmp_path / "in.jsonl"
+    prompts = [{"id": "long", "prompt": "a" * 300}, {"id": "short", "prompt": "ab"}]
+    path.write_text("\n".join(map(json.dumps, prompts)))
+    run, shown = generate(f"input={path}")
+    assert "long has 300 tokens" in shown.err
+    assert [row.get("error") is None for row in run.result.rows] == [False, True]
+
+
+def test_text_is_read_whole_from_a_file_and_from_standard_input(generate, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("abc\ncab\n")
+    from_file, _ = generate(f"input={tmp_path}/in.txt")
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"abc\ncab\n")))
+    from_stdin, _ = generate("prompt=-")
+    assert from_file.result.rows[0]["prompt"] == "abc\ncab" == from_stdin.result.rows[0]["prompt"]
+
+
+def test_stop_strings_end_the_answer_before_them(generate):
+    run, _ = generate("prompt=abcabc", "max_new_tokens=40")
+    text = run.result.rows[0]["text"]
+    stop = text[3:5]
+    cut, shown = generate("prompt=abcabc", "max_new_tokens=40", f"stop=[{stop}]")
+    assert cut.result.rows[0]["text"] == text[: text.index(stop)]
+    assert cut.result.rows[0]["finish_reason"] == "stop"
+    assert shown.out == cut.result.rows[0]["text"] + "\n"
+
+
+def test_logprobs_are_those_of_the_model(generate):
+    run, _ = generate("prompt=abc", "logprobs=2", "max_new_tokens=3")
+    (row,) = run.result.rows
+    assert [entry["token"] for entry in row["logprobs"]] == row["token_ids"]
+    for entry in row["logprobs"]:
+        assert entry["logprob"] == pytest.approx(entry["top"][0][1])
+        assert entry["token"] == entry["top"][0][0]
+        assert len(entry["top"]) == 2
+
+
+def test_ctrl_c_keeps_what_was_finished(generate, tmp_path, monkeypatch):
+    path, real = records(tmp_path / "in.jsonl"), answers.Answer.row
+    seen = []
+
+    def row(self):
+        seen.append(self.id)
+        if len(seen) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(answers.Answer, "row", row)
+    with pytest.raises(KeyboardInterrupt):
+        generate(f"input={path}", f"output={tmp_path}/out.jsonl")
+    assert [line["id"] for line in lines_of(tmp_path / "out.jsonl")] == ["p0", "p1"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["prompt="], "prompt is empty"),
+        (["prompt=  "], "prompt is empty"),
+        ([], "prompt is empty"),
+        (["prompt=a", "input=b.jsonl"], "both a prompt"),
+        (["prompt=a", "max_new_tokens=0"], "max_new_tokens=0"),
+        (["prompt=a", "max_new_tokens=-3"], "max_new_tokens=-3"),
+        (["prompt=a", "num_samples=0"], "num_samples=0"),
+        (["prompt=a", "batch_size=0"], "batch_size=0"),
+        (["prompt=a", "logprobs=-1"], "logprobs=-1"),
+        (["prompt=a", "chat=sometimes"], "chat=sometimes"),
+        (["prompt=a", "chat=always"], "no chat template"),
+        (["prompt=a", "rule=best"], "rule=best"),
+        (["prompt=a", "stop=['']"], "stop"),
+        (["prompt=a", "sampling.temperature=-1"], r"sampling\.temperature=-1"),
+        (["prompt=a", "sampling.top_p=1.5"], r"sampling\.top_p=1\.5"),
+        (["input=missing.jsonl"], "input=missing.jsonl"),
+        (["prompt=a", "output=missing/out.jsonl"], "output=missing/out.jsonl"),
+        (["prompt=a", "cache.max_len=1"], r"cache\.max_len"),
+        (["prompt=" + "a" * 300], "300 tokens"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_setting(generate, overrides, named):
+    with pytest.raises(UserError, match=named) as caught:
+        generate(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_answers_may_not_overwrite_the_prompts(generate, tmp_path):
+    path = records(tmp_path / "in.jsonl")
+    with pytest.raises(UserError, match="overwrite"):
+        generate(f"input={path}", f"output={path}")
+    assert len(lines_of(path)) == 6
+
+
+def test_a_full_memory_is_said_in_one_line(generate, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 bytes")
+        yield
+
+    monkeypatch.setattr("fivefold_speculative.engine.decode", full)
+    with pytest.raises(UserError, match=r"out of memory.*batch_size"):
+        generate("prompt=abc")
+
+
+def test_a_rule_that_does_not_suit_the_method_is_refused_before_a_model_is_loaded():
+    run = compose("generate", ["prompt=a", "drafting=prompt_lookup", "rule=multi_step"])
+    check = import_module("fivefold_speculative.task_configs").check_pair
+    with pytest.raises(UserError, match="rule=multi_step"):
+        check(run.config, run)
+    assert isinstance(run.config, GenerateConfig)

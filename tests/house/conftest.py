@@ -1,0 +1,61 @@
+"""Third-party plugins, installed into folders of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[2]
+TEMPLATE = HOUSE / "plugins" / "template"
+
+
+@pytest.fixture(scope="session")
+def pip_install(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
+    """Install a folder alone, and return the environment in which it is found."""
+
+    def install(source: Path) -> dict[str, str]:
+        target = tmp_path_factory.mktemp("site")
+        alone = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
+        pip = [sys.executable, "-m", "pip", "install", *alone]
+        subprocess.run([*pip, str(source)], check=True, capture_output=True)
+        return {"PYTHONPATH": str(target)}
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """A copy of the template, far from the checkout."""
+    folder = tmp_path_factory.mktemp("anywhere") / "my-copy"
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def with_template(template: Path, pip_install) -> dict[str, str]:
+    """The environment in which the template's method is installed."""
+    return pip_install(template)
+
+
+@pytest.fixture
+def sit_exam() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a plugin's own tests in a process of their own."""
+
+    def sit(tests: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        quiet = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", *quiet, str(tests)],
+            cwd=tests,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return sit

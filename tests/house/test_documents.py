@@ -1,0 +1,136 @@
+"""What README and docs say is what the code does."""
+
+import json
+import re
+import subprocess
+
+import documents
+import pytest
+
+HOUSE = documents.HOUSE
+README = (HOUSE / "README.md").read_text("utf-8")
+MACHINE = re.compile(r"(?m)(^|[^A-Za-z0-9_.])/(work|farm|root|opt/wheels|tmp/[a-z])\b")
+ANSWERED_AT_ONCE = {"plugins", "cache", "--help", "--version", "-sc", "--hydra-help"}
+COMMANDS = documents.found("fivefold")
+
+
+@pytest.mark.parametrize(
+    ("document", "words"), COMMANDS, ids=[" ".join(words)[:60] for _, words in COMMANDS]
+)
+def test_command_in_the_documents_is_understood(fivefold, with_template, document, words):
+    if not ANSWERED_AT_ONCE & set(words):
+        words = [word for word in words if word != "-m"]
+        words = ["--cfg", "job", *(re.sub(r"=(\w+),.*", r"=\1", word) for word in words)]
+    ended = fivefold(*words, cwd=HOUSE, env=with_template)
+    assert ended.status == 0, f"{document}: {ended.err}"
+
+
+def test_every_start_command_names_a_session():
+    sessions = re.findall(r"@nox.session.*\ndef (\w+)", (HOUSE / "noxfile.py").read_text("utf-8"))
+    named = [words[1] for _, words in documents.found("python3") if words[:1] == ["start.py"]]
+    assert named
+    assert set(named) <= set(sessions)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = (HOUSE / ".ci" / "run").read_text("utf-8").splitlines()[-1].removeprefix("exec ")
+    readme = [words for name, words in documents.found("python3") if name == "README.md"]
+    assert command.split()[1:] in readme
+
+
+def test_every_folder_that_pip_is_given_exists():
+    for document, words in documents.found("pip"):
+        for word in words:
+            if word.startswith(("./packages", "packages", "./plugins", "plugins")):
+                assert (HOUSE / word.partition("[")[0]).is_dir(), (document, word)
+
+
+def test_readme_table_leads_every_paper_to_its_folder():
+    rows = re.findall(r"(?m)^\|[^|]+\| *(\[`([\w/-]+)`\]\(([\w/-]+)\)|planned[^|]*)\|", README)
+    folders = [path for _, shown, path in rows if path]
+    assert all((HOUSE / path).is_dir() for path in folders)
+    assert all(shown == path for _, shown, path in rows)
+    named = {path for path in folders if path.startswith("plugins/")}
+    plugins = {f"plugins/{f.parent.name}" for f in HOUSE.glob("plugins/*/pyproject.toml")}
+    assert named == plugins - {"plugins/template"}
+
+
+def test_readme_marks_as_planned_only_what_is_not_there():
+    planned = re.findall(r"planned \(`([\w/-]+)`\)", README)
+    assert planned
+    assert not [path for path in planned if (HOUSE / path).exists()]
+
+
+def test_every_method_and_task_has_its_page(fivefold):
+    listed = json.loads(fivefold("plugins", "--json").out)
+    for plugin in listed["plugins"]:
+        for method in plugin["methods"]:
+            page = HOUSE / "docs" / "methods" / method["hook"] / f"{method['name']}.md"
+            assert page.is_file() or plugin["name"] == "my_method", page
+        for task in plugin["tasks"]:
+            assert (HOUSE / "docs" / "tasks" / f"{task['name']}.md").is_file(), task
+
+
+def test_every_page_stands_in_the_navigation():
+    navigation = (HOUSE / "mkdocs.yml").read_text("utf-8")
+    pages = [str(file.relative_to(HOUSE / "docs")) for file in HOUSE.glob("docs/**/*.md")]
+    assert [page for page in pages if page not in navigation] == []
+
+
+def test_every_test_named_in_the_coverage_page_exists():
+    page = (HOUSE / "docs" / "explanation" / "coverage.md").read_text("utf-8")
+    named = re.findall(r"`([\w/.-]+\.py)::(\w+)`", page)
+    assert named
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not (HOUSE / file).is_file()
+        or not re.search(rf"\b(def|class) {name}\b", (HOUSE / file).read_text("utf-8"))
+    ]
+    assert not missing
+
+
+def test_no_tracked_file_holds_a_path_of_a_machine():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, text=True, check=True
+    ).stdout
+    held = []
+    for name in filter(None, tracked.split("\0")):
+        file = HOUSE / name
+        try:
+            text = file.read_text("utf-8")
+        except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            continue
+        if MACHINE.search(text):
+            held.append(name)
+    assert not held
+
+
+def test_command_line_reference_is_what_the_help_says(python):
+    assert "up to date" in python(
+        "import runpy, sys; sys.argv = ['generate.py', '--check']; "
+        f"runpy.run_path({str(HOUSE / 'docs' / 'generate.py')!r}, run_name='__main__')"
+    )
+
+
+def test_python_of_the_hugging_face_page_runs(python, tmp_path):
+    from fivefold_lm.testing import tiny_model
+
+    model = tiny_model(vocab=128, eos_token_id=None)
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    code, _ = documents.blocks(HOUSE / "docs" / "how-to" / "hugging-face.md", "python")
+    assert python(code.replace("path/to/model", "model")).startswith("def")
+
+
+@pytest.mark.model
+def test_python_that_writes_the_draft_out_runs(python, tmp_path):
+    _, code = documents.blocks(HOUSE / "docs" / "how-to" / "hugging-face.md", "python")
+    python(code)
+    assert (tmp_path / "smollm2-draft" / "config.json").is_file()
+
+
+@pytest.mark.model
+def test_python_of_the_readme_runs(python):
+    (code,) = [b for b in documents.blocks(HOUSE / "README.md", "python") if "generate(" in b]
+    assert "tokens a pass" in python(code)

@@ -1,0 +1,65 @@
+"""Who may import whom, and what is light."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "jaxtyping", "numpy", "safetensors", "tokenizers", "matplotlib")
+BLOCK = f"import sys\nfor name in {HEAVY!r}:\n    sys.modules[name] = None\n"
+DESCRIBES = (
+    "fivefold",
+    "fivefold.cli",
+    "fivefold.errors",
+    "fivefold.testing",
+    "fivefold_lm",
+    "fivefold_lm._words",
+    "fivefold_lm.config",
+    "fivefold_lm.groups",
+    "fivefold_speculative",
+    "fivefold_speculative._words",
+    "fivefold_speculative.config",
+    "fivefold_speculative.task_configs",
+    "fivefold_speculative.topology",
+)
+
+
+def test_imports_run_downwards_and_the_host_stays_light():
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter], cwd=HOUSE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", DESCRIBES)
+def test_describing_module_is_imported_with_torch_blocked(python, module):
+    assert python(f"{BLOCK}import {module}; print('light')") == "light\n"
+
+
+def test_entry_point_of_every_plugin_is_light(python):
+    modules = sorted({entry.module for entry in entry_points(group="fivefold")})
+    assert modules
+    for module in modules:
+        assert python(f"{BLOCK}import {module}; print('light')") == "light\n"
+
+
+def test_plugins_are_listed_with_torch_blocked(python):
+    program = f"{BLOCK}from fivefold.cli import main; sys.exit(main(['plugins', '--json']))"
+    listed = json.loads(python(program))
+    states = {plugin["name"]: plugin["state"] for plugin in listed["plugins"]}
+    assert set(states.values()) == {"ok"}, states
+
+
+def test_plugins_are_listed_within_a_second_of_processor_time():
+    """Processor time, so that a busy machine does not decide; the benchmark measures the clock."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "fivefold", "plugins"]
+    subprocess.run(command, capture_output=True, check=True, env=os.environ)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 1.0
