@@ -1,10 +1,16 @@
 """One broken plugin never takes another down, and each says what is wrong with it."""
 
 import json
+import typing
+from dataclasses import make_dataclass
+from enum import Enum
+from pathlib import Path
 
 import pytest
 from fivefold import UserError
 from fivefold.discovery import load_plugins
+from fivefold.schema import problem_of_config
+from omegaconf import OmegaConf
 
 ONE = """
 from dataclasses import dataclass
@@ -33,6 +39,27 @@ def fivefold_tasks():
 """
 
 RUN = "def run(config, run):\n    run.print(run.method('drafting').name)\n"
+
+GOOD = "'odd', Config, 'somewhere:build', 'one line'"
+
+
+def method(words: str) -> str:
+    """Return the source of a plugin that describes one method in these words."""
+    return ONE.replace('{name!r}, Config, "somewhere:build", "from {name}"', words)
+
+
+def task(words: str) -> str:
+    """Return the source of a plugin that describes one task, its last words these."""
+    return TASK.replace("'draw'", "'odd'").replace('hooks={"drafting": "pencil"}', words)
+
+
+def field(annotation: str) -> str:
+    """Return the source of a plugin whose method has a setting of this type."""
+    head = (
+        "from __future__ import annotations\nfrom collections.abc import *\nfrom typing import *\n"
+    )
+    return head + method(GOOD).replace("depth: int = 2", f"depth: {annotation} = None")
+
 
 BROKEN = {
     "import": ("import nothing_of_this_name\n", "nothing_of_this_name"),
@@ -70,6 +97,39 @@ BROKEN = {
         "Literal is not supported",
     ),
     "badname": (ONE.format(name="Not A Name"), "a name is lower case letters"),
+    "no_name": (method("None, Config, 'somewhere:build', ''"), "name must be text, not None"),
+    "builder": (method("'odd', Config, print, 'one line'"), "build must be text"),
+    "no_config": (method("'odd', None, 'somewhere:build', ''"), "config None is not a dataclass"),
+    "no_summary": (method("'odd', Config, 'somewhere:build', None"), "summary must be text"),
+    "needs_nothing": (method(f"{GOOD}, needs=None"), "needs must be a set of words"),
+    "needs_a_word": (method(f"{GOOD}, needs='task:x'"), "not 'task:x'"),
+    "needs_numbers": (method(f"{GOOD}, needs={{3}}"), "needs must be a set of words"),
+    "provides_nothing": (method(f"{GOOD}, provides=None"), "provides must be a set of words"),
+    "no_groups": (task("groups=None"), "groups must be a tuple of Group"),
+    "odd_groups": (task("groups=('model',)"), "groups must be a tuple of Group"),
+    "odd_node": (task("groups=(__import__('fivefold').Group(None, Config),)"), "node must be text"),
+    "no_options": (
+        task("groups=(__import__('fivefold').Group('model', Config, options={'a': 3}),)"),
+        "options must be a dictionary",
+    ),
+    "no_hooks": (task("hooks=None"), "hooks must be a dictionary"),
+    "odd_default": (task("hooks={'drafting': None}"), "hooks must be a dictionary"),
+    "odd_hook": (task("hooks={'drawing': 'pencil'}"), "no such hook 'drawing'"),
+    "odd_check": (task("check=print"), "check must be text"),
+    "task_provides": (task("provides='task:x'"), "provides must be a set of words"),
+    "complex": (field("complex"), "Config.depth: complex is not supported"),
+    "in_a_list": (field("list[Callable]"), "Config.depth: Callable is not supported"),
+    "in_a_dictionary": (field("dict[tuple, int]"), "a dictionary's key cannot be"),
+    "alternatives": (field("int | list[int]"), "only numbers, text and Enums can be alternatives"),
+    "endless": (field("Config | None"), "Config holds itself"),
+    "unreadable": (
+        "class Proxy:\n    __class__ = property(lambda self: 1 / 0)\nproxy = Proxy()\n",
+        "its description cannot be read: ZeroDivisionError",
+    ),
+    "hook_exits": (
+        "from fivefold import hookimpl\n@hookimpl\ndef fivefold_drafting():\n    exit('no')\n",
+        "fivefold_drafting failed: SystemExit",
+    ),
 }
 
 
@@ -147,13 +207,34 @@ def test_choosing_a_method_of_a_broken_plugin_names_the_wheel_and_the_reason(sou
 
 
 def test_choosing_a_method_whose_settings_cannot_be_composed_says_why(sound, command_on):
-    odd = ONE.format(name="odd").replace("depth: int = 2", "depth: complex = 2j")
+    odd = ONE.format(name="odd").replace("depth: int = 2", "depth: int = 'not a number'")
     sound("odd", {"odd_method": odd})
     command = command_on(sound.folder)
     assert command("draw", "hydra.run.dir=out").stdout == "pencil\n"
     done = command("draw", "drafting=odd")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "odd 1.2" in done.stderr
+
+
+TYPES = (
+    "int", "complex", "object", "Any", "Path", "bytes", "list", "dict", "tuple", "list[int]",
+    "tuple[int, ...]", "Sequence[int]", "Mapping[str, int]", "dict[str, list[int]]",
+    "dict[complex, int]", "int | str", "int | str | None", "int | list[int]", "list[int] | None",
+    "Literal[1]", "set[int]", "frozenset", "Callable[[int], int]", "type", "list[complex]",
+    "list[int | None]", "range", "dict[tuple[int], int]", "Hashable", "Any | int", "Mood | int",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("annotation", TYPES)
+def test_a_type_is_refused_exactly_if_it_could_not_be_composed(annotation):
+    names = {**vars(typing), "Path": Path, "Mood": Enum("Mood", "CALM LOUD")}
+    config = make_dataclass("Config", [("field", eval(annotation, names))])
+    try:
+        OmegaConf.structured(config)
+    except Exception:  # whatever OmegaConf raises, the message is not ours
+        assert problem_of_config(config)
+    else:
+        assert problem_of_config(config) == ""
 
 
 def test_two_methods_of_one_name_are_an_error_only_when_chosen(sound, command_on):

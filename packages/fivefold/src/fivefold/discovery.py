@@ -19,15 +19,10 @@ import pluggy
 
 from . import hooks
 from .description import Method, Task
-from .errors import near
+from .errors import near, one_line
 from .plugins import BLOCK_VARIABLE, Plugins, PluginStatus, normal_name
-from .schema import field_names, problem_of_config
+from .problems import problem_of_method, problem_of_task
 from .version import __version__
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TASK_NAME = re.compile(r"[a-z][a-z0-9_]*( [a-z][a-z0-9_]*)?")
-_REFERENCE = re.compile(r"[\w.]+:\w+")
-_RESERVED = frozenset({"debug", "defaults", "experiment", "hydra"})
 
 
 @cache
@@ -100,7 +95,10 @@ def _load(dist: Distribution, entry: EntryPoint, blocked: frozenset[str]) -> Plu
     except (Exception, SystemExit) as error:  # whatever a third party's import may do
         return replace(status, error=f"import of {entry.value} failed: {_said(error)}")
     status.module = entry.module
-    _describe(status, module)
+    try:
+        _describe(status, module)
+    except (Exception, SystemExit) as error:  # an object that does not even let itself be looked at
+        status.add_error(f"its description cannot be read: {_said(error)}")
     return status
 
 
@@ -137,7 +135,7 @@ def _describe(status: PluginStatus, module: Any) -> None:
 def _call(status: PluginStatus, manager: pluggy.PluginManager, hook: str) -> list[Any]:
     try:
         return [item for offered in getattr(manager.hook, hook)() for item in offered]
-    except Exception as error:  # one raising hook leaves the others usable
+    except (Exception, SystemExit) as error:  # one raising hook leaves the others usable
         status.add_error(f"{hook} failed: {_said(error)}")
         return []
 
@@ -150,36 +148,9 @@ def _is_usable(
         return False
     problem = problem_of(item)
     if problem:
-        status.add_error(problem, str(getattr(item, "name", "")))
+        name = getattr(item, "name", "")
+        status.add_error(one_line(problem), name if isinstance(name, str) else "")
     return not problem
-
-
-def problem_of_method(method: Method) -> str:
-    """Return what is wrong with a method's description, empty when nothing is."""
-    if not _NAME.fullmatch(method.name):
-        return f"method {method.name!r}: a name is lower case letters, digits and _"
-    if not _REFERENCE.fullmatch(method.build):
-        return f"method {method.name!r}: build {method.build!r} is not 'package.module:function'"
-    problem = problem_of_config(method.config)
-    return f"method {method.name!r}: {problem}" if problem else ""
-
-
-def problem_of_task(task: Task) -> str:
-    """Return what is wrong with a task's description, empty when nothing is."""
-    if not _TASK_NAME.fullmatch(task.name):
-        return f"task {task.name!r}: a name is one or two words of lower case letters, digits and _"
-    if not _REFERENCE.fullmatch(task.run):
-        return f"task {task.name!r}: run {task.run!r} is not 'package.module:function'"
-    unknown = sorted(set(task.hooks) - set(hooks.HOOKS))
-    if unknown:
-        return f"task {task.name!r}: no such hook {unknown[0]!r}"
-    for config in (task.config, *(group.config for group in task.groups)):
-        problem = problem_of_config(config)
-        if problem:
-            return f"task {task.name!r}: {problem}"
-    nodes = [*task.hooks, *(group.node for group in task.groups), *field_names(task.config)]
-    taken = sorted(name for name in set(nodes) if name in _RESERVED or nodes.count(name) > 1)
-    return f"task {task.name!r}: {taken[0]!r} names two things" if taken else ""
 
 
 def _unmet_requirement(dist: Distribution) -> str:

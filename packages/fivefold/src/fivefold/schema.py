@@ -5,7 +5,7 @@ for the nearest key all happen before Hydra parses anything.
 """
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,6 +16,9 @@ from docstring_parser.attrdoc import AttributeDocstrings
 from .description import Group, Method, Task
 
 _UNIONS = (Union, types.UnionType)
+_CONTAINERS = (list, dict, tuple)
+_SCALARS = (str, bytes, int, bool, float, Path, type(None))
+_ALTERNATIVES = "only numbers, text and Enums can be alternatives"
 
 
 @dataclass(frozen=True)
@@ -198,30 +201,58 @@ def type_name(annotation: Any) -> str:
     return getattr(inner, "__name__", str(inner))
 
 
-def problem_of_config(config: object) -> str:
-    """Return why a class cannot be a configuration, empty when it can."""
+def problem_of_config(config: object, holders: tuple[object, ...] = ()) -> str:
+    """Return why a class cannot be a configuration, empty when it can.
+
+    Args:
+        config: what is described as one.
+        holders: the dataclasses that it is a field of.
+    """
     if not isinstance(config, type) or not is_dataclass(config):
         return f"its config {getattr(config, '__name__', config)!r} is not a dataclass"
     name = config.__name__
     if getattr(config, "__dataclass_params__").frozen:  # noqa: B009 - not in the stubs
         return f"{name} is frozen, and Hydra could not override it"
+    if config in holders:
+        return f"{name} holds itself"
     try:
         hints = get_type_hints(config)
     except Exception as error:  # a forward reference to what is not imported at run time
         return f"the types of {name} cannot be read: {error}"
-    for field in fields(config):
-        for part in _parts(hints[field.name]):
-            if get_origin(part) is Literal:
-                return f"{name}.{field.name}: Literal is not supported, use an Enum"
-            if part in (set, frozenset) or get_origin(part) in (set, frozenset):
-                return f"{name}.{field.name}: sets are not supported, use a list"
+    for item in fields(config):
+        problem = _problem_of_type(hints[item.name], (*holders, config))
+        if problem:
+            return f"{name}.{item.name}: {problem}"
     return ""
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in get_args(annotation):
-        yield from _parts(part)
+def _problem_of_type(annotation: Any, holders: tuple[object, ...]) -> str:
+    """Return why a field of this type could not be composed, empty when it could.
+
+    These are the types that OmegaConf knows, told without the time that importing it takes.
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "Literal is not supported, use an Enum"
+    if set in (annotation, origin) or frozenset in (annotation, origin):
+        return "sets are not supported, use a list"
+    if is_dataclass(annotation):
+        return problem_of_config(annotation, holders)
+    if origin in _UNIONS and len(set(inner) - {type(None)}) > 1:
+        return "" if all(_is_scalar_type(part) for part in inner) else _ALTERNATIVES
+    if origin is dict and inner[0] is not Any and not _is_scalar_type(inner[0]):
+        return f"a dictionary's key cannot be {type_name(inner[0])}, use text"
+    if origin in (*_UNIONS, *_CONTAINERS):
+        parts = [part for part in inner if part not in (Ellipsis, type(None))]
+        return next(filter(None, (_problem_of_type(part, holders) for part in parts)), "")
+    if annotation in (Any, *_CONTAINERS) or _is_scalar_type(annotation):
+        return ""
+    return f"{type_name(annotation)} is not supported, use a number, text, an Enum or a dataclass"
+
+
+def _is_scalar_type(annotation: Any) -> bool:
+    """Whether an annotation is a type of plain values, or null."""
+    return annotation in _SCALARS or (isinstance(annotation, type) and issubclass(annotation, Enum))
 
 
 def _bare(annotation: Any) -> Any:
