@@ -136,6 +136,11 @@ def test_run_folder_that_cannot_be_written_is_refused(fivefold, tiny, tmp_path):
     assert "hydra.run.dir" in fivefold("generate", *words).refusal
 
 
+def test_run_folder_whose_log_cannot_be_written_is_refused(fivefold, tmp_path):
+    (tmp_path / "run" / "generate.log").mkdir(parents=True)
+    assert "hydra.run.dir" in fivefold("generate", "prompt=ab", "hydra.run.dir=run").refusal
+
+
 def test_cache_folder_that_cannot_be_made_is_refused(fivefold, tmp_path):
     (tmp_path / "file").write_text("")
     ended = fivefold("cache", env={"FIVEFOLD_CACHE": str(tmp_path / "file" / "cache")})

@@ -107,6 +107,22 @@ def test_a_run_folder_that_cannot_be_made_is_named(here, tmp_path):
     assert "file/run" in err
 
 
+def test_a_run_folder_whose_log_cannot_be_written_is_named(here, tmp_path):
+    (tmp_path / "run" / "toy.log").mkdir(parents=True)
+    status, out, err = here("toy", "hydra.run.dir=run")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "hydra.run.dir" in err
+    assert "toy.log" in err
+
+
+def test_a_sweep_folder_whose_log_cannot_be_written_is_named(here, tmp_path):
+    (tmp_path / "all" / "0" / "toy.log").mkdir(parents=True)
+    status, _, err = here("-m", "toy", "count=1,2", "hydra.sweep.dir=all")
+    assert status == 2
+    assert "Traceback" not in err
+    assert "hydra.sweep.dir" in err.splitlines()[-1]
+
+
 def test_a_builder_whose_module_is_missing_is_the_users_to_install(toys):
     from fivefold import UserError
     from fivefold.testing import compose

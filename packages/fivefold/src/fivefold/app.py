@@ -138,7 +138,7 @@ def _outcomes(returned: Any) -> list[Outcome]:
 
 
 def _in_folder(act: Callable[[], T], setting: str) -> T:
-    """Call Hydra, whose own `OSError`s are about the folder that it makes.
+    """Call Hydra, whose own `OSError`s are about the folder that it makes, and the log in it.
 
     Those of a job never come here: a job says how it ended and raises nothing.
     """
@@ -147,10 +147,17 @@ def _in_folder(act: Callable[[], T], setting: str) -> T:
     except HydraException:  # a missing file of configuration is an OSError too
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"the run folder cannot be written: {reason}",
-            setting=setting,
-            value=error.filename or "",
-            remedy=f"choose another with {setting}=DIR",
-        ) from error
+        raise _unwritable(error, setting) from error
+    except ValueError as error:  # `logging.config`, of a log file that it could not open
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise _unwritable(error.__cause__, setting) from error
+
+
+def _unwritable(error: OSError, setting: str) -> UserError:
+    return UserError(
+        f"the run folder cannot be written: {error.strerror or error}",
+        setting=setting,
+        value=error.filename or "",
+        remedy=f"choose another with {setting}=DIR",
+    )
