@@ -19,7 +19,8 @@ This page is what `fivefold --help` prints, written by `docs/generate.py`; a tes
 def fivefold(*words: str) -> str:
     """Return what `fivefold` prints, 80 columns wide."""
     command = [sys.executable, "-m", "fivefold", *words]
-    env = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    ours_alone = {"FIVEFOLD_BLOCK": "my-method"}  # the template may be installed for work on it
+    env = {**os.environ, **ours_alone, "COLUMNS": "80", "NO_COLOR": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 

@@ -44,6 +44,24 @@ class Ended:
 Fivefold = Callable[..., Ended]
 
 
+@pytest.fixture(scope="session")
+def spare_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that holds nothing of the user's."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def cache_of_the_tests(
+    request: pytest.FixtureRequest, spare_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep tests, and every command they run, off the user's cache.
+
+    Only those marked `model` use it: the real model is fetched and converted into it once.
+    """
+    if not request.node.get_closest_marker("model"):
+        monkeypatch.setenv("FIVEFOLD_CACHE", str(spare_cache))
+
+
 @pytest.fixture
 def fivefold(tmp_path: Path) -> Fivefold:
     """Run `fivefold` in a folder of its own and return how it ended."""

@@ -10,6 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fivefold import Run
+from fivefold.description import load
+from fivefold.discovery import load_plugins
+from fivefold.plugins import Plugins
+from fivefold.shim import read_command_line, split_task
+from fivefold.testing import compose
 
 HOUSE = Path(__file__).parents[2]
 TEMPLATE = HOUSE / "plugins" / "template"
@@ -41,6 +47,34 @@ def template(tmp_path_factory) -> Path:
 def with_template(template: Path, pip_install) -> dict[str, str]:
     """The environment in which the template's method is installed."""
     return pip_install(template)
+
+
+@pytest.fixture(scope="session")
+def plugins(with_template: dict[str, str]) -> Plugins:
+    """What is installed here, and the template."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(with_template["PYTHONPATH"])
+        return load_plugins()
+
+
+@pytest.fixture
+def accept(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], Run]:
+    """Compose a command from the checkout as its run would, every check included.
+
+    What a run would refuse is raised; what it would do is not begun.
+    """
+    monkeypatch.chdir(HOUSE)
+
+    def check(words: list[str]) -> Run:
+        line = read_command_line(words)
+        name, rest = split_task(line.words, plugins.task_names())
+        assert not rest, rest
+        run = compose(name, line.overrides, plugins=plugins)
+        if run.task.check:
+            load(run.task.check)(run.config, run)
+        return run
+
+    return check
 
 
 @pytest.fixture

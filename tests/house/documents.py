@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[2]
@@ -43,3 +44,21 @@ def found(program: str) -> list[tuple[str, list[str]]]:
         for file in DOCUMENTS
         for words in commands(file, program)
     ]
+
+
+def jobs(words: list[str]) -> list[list[str]]:
+    """Return the words of each job that a command runs: those of a sweep one by one."""
+    if "-m" not in words:
+        return [words]
+    choices = [
+        [f"{key}={value}" for value in values.split(",")] if is_swept(values) else [word]
+        for word in words
+        if word != "-m"
+        for key, _, values in [word.partition("=")]
+    ]
+    return [list(job) for job in product(*choices)]
+
+
+def is_swept(values: str) -> bool:
+    """Whether Hydra reads several values here: no list, no mapping."""
+    return "," in values and values[0] not in "[{"

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import documents
 import pytest
+from fivefold import UserError
 
 HOUSE = documents.HOUSE
 README = (HOUSE / "README.md").read_text("utf-8")
@@ -14,15 +16,54 @@ ANSWERED_AT_ONCE = {"plugins", "cache", "--help", "--version", "-sc", "--hydra-h
 COMMANDS = documents.found("fivefold")
 
 
-@pytest.mark.parametrize(
-    ("document", "words"), COMMANDS, ids=[" ".join(words)[:60] for _, words in COMMANDS]
-)
-def test_command_in_the_documents_is_understood(fivefold, with_template, document, words):
-    if not ANSWERED_AT_ONCE & set(words):
-        words = [word for word in words if word != "-m"]
-        words = ["--cfg", "job", *(re.sub(r"=(\w+),.*", r"=\1", word) for word in words)]
+AT_ONCE = [(name, words) for name, words in COMMANDS if ANSWERED_AT_ONCE & set(words)]
+RUNS = [(name, words) for name, words in COMMANDS if not ANSWERED_AT_ONCE & set(words)]
+
+
+def names(commands):
+    return [" ".join(words)[:60] for _, words in commands]
+
+
+@pytest.mark.parametrize(("document", "words"), AT_ONCE, ids=names(AT_ONCE))
+def test_command_that_is_answered_at_once_is_answered(fivefold, with_template, document, words):
     ended = fivefold(*words, cwd=HOUSE, env=with_template)
     assert ended.status == 0, f"{document}: {ended.err}"
+
+
+@pytest.mark.parametrize(("document", "words"), RUNS, ids=names(RUNS))
+def test_command_in_the_documents_would_run(accept, document, words):
+    """Its settings compose, and pass the checks of their classes and of the task."""
+    for job in documents.jobs(words):
+        accept(job)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "max_new_tokens=0"],
+        ["generate", "drafting=my_method", "rule=multi_step"],
+        ["bench", "methods=[chian]"],
+        ["bench", "methods=[{chain:{lenght:2}}]"],
+        ["audit", "+experiment=sampled_audit", "sampling.top_p=7"],
+    ],
+)
+def test_command_that_would_be_refused_is_noticed(accept, words):
+    with pytest.raises(UserError):
+        accept(words)
+
+
+def test_every_job_of_a_sweep_is_looked_at():
+    words = ["-m", "bench", "drafting=chain", "drafting.length=2,4", "methods=[a,b]"]
+    assert [job[2] for job in documents.jobs(words)] == ["drafting.length=2", "drafting.length=4"]
+    assert len(documents.jobs(words[1:])) == 1
+
+
+def test_commands_of_the_documents_never_see_the_users_cache(fivefold, python, tmp_path_factory):
+    """One of them is `fivefold cache clear`."""
+    assert ("docs/tasks/cache.md", ["cache", "clear"]) in COMMANDS
+    of_the_tests = str(tmp_path_factory.getbasetemp())
+    assert of_the_tests in fivefold("cache").out
+    assert of_the_tests in python("from fivefold.cache import cache_folder; print(cache_folder())")
 
 
 def test_every_start_command_names_a_session():
@@ -62,7 +103,8 @@ def test_readme_marks_as_planned_only_what_is_not_there():
 
 
 def test_every_method_and_task_has_its_page(fivefold):
-    listed = json.loads(fivefold("plugins", "--json").out)
+    ours_alone = {"FIVEFOLD_BLOCK": "my-method"}
+    listed = json.loads(fivefold("plugins", "--json", env=ours_alone).out)
     for plugin in listed["plugins"]:
         for method in plugin["methods"]:
             page = HOUSE / "docs" / "methods" / method["hook"] / f"{method['name']}.md"
@@ -90,6 +132,9 @@ def test_every_test_named_in_the_coverage_page_exists():
     assert not missing
 
 
+@pytest.mark.skipif(
+    not (shutil.which("git") and (HOUSE / ".git").exists()), reason="not a checkout, or no git"
+)
 def test_no_tracked_file_holds_a_path_of_a_machine():
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=HOUSE, capture_output=True, text=True, check=True
@@ -106,10 +151,12 @@ def test_no_tracked_file_holds_a_path_of_a_machine():
     assert not held
 
 
-def test_command_line_reference_is_what_the_help_says(python):
+def test_command_line_reference_is_what_the_help_says(python, with_template):
+    """Also where the template is installed, which is no part of the reference."""
     assert "up to date" in python(
         "import runpy, sys; sys.argv = ['generate.py', '--check']; "
-        f"runpy.run_path({str(HOUSE / 'docs' / 'generate.py')!r}, run_name='__main__')"
+        f"runpy.run_path({str(HOUSE / 'docs' / 'generate.py')!r}, run_name='__main__')",
+        env=with_template,
     )
 
 
