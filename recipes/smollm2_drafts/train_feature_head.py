@@ -32,6 +32,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 STEP_DECAY = 0.8
 """Weight of each unrolled step over the one before."""
+LATE = 0.5
+"""Share of the time after which the last step is unrolled too; before, more text is read."""
 
 
 class Unrolled(nn.Module):
@@ -147,7 +149,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--words", type=int, default=10240, help="size of the draft's vocabulary")
     parser.add_argument("--intermediate-size", type=int, default=1536)
-    parser.add_argument("--steps", type=int, default=3, help="unrolled steps")
+    parser.add_argument("--steps", type=int, default=3, help="unrolled steps, in the second half")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--budget", type=int, default=4096, help="tokens of a batch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -180,9 +182,14 @@ def main() -> None:
     unrolled = Unrolled(head, scales)
     if options.start:
         unrolled.fold(inverse=True)
+
+    def loss(batch: Batch) -> Tensor:
+        is_late = trainer.spent >= LATE * trainer.seconds
+        return unrolled.loss(batch, options.steps if is_late else max(1, options.steps - 1))
+
     trainer = Trainer(
         unrolled,
-        lambda batch: unrolled.loss(batch, options.steps),
+        loss,
         options.minutes * 60,
         options.rate,
         options.out.with_suffix(".checkpoint"),

@@ -9,6 +9,7 @@ from fivefold_lm.cache import KVCache
 from fivefold_lm.check import self_test
 from fivefold_lm.forward import TreeForward
 from fivefold_lm.models import LanguageModel
+from fivefold_lm.packed import PackedLinear, pack_linears, packed_product
 from fivefold_lm.testing import ARCHITECTURES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, MambaConfig
 
@@ -84,11 +85,39 @@ def test_a_recurrent_model_is_refused_with_the_reason():
         self_test(model, FullAttention())
 
 
-def test_a_result_is_remembered_and_a_failure_too(monkeypatch):
+def test_a_result_is_remembered(monkeypatch):
     model = tiny_model()
     first = self_test(model, FullAttention())
     monkeypatch.setattr(check, "_measure", pytest.fail)
     assert self_test(model, FullAttention()) == first
+
+
+def test_a_failure_is_not_remembered_nor_what_other_settings_gave(monkeypatch):
+    class Tuned(Damaged):
+        def __init__(self, factor):
+            self.factor = factor
+
+        def attend(self, layer, query, key, value, mask, scale, *, softcap=None):
+            return super().attend(layer, query, key, value, mask, self.factor * scale)
+
+    model = tiny_model()
+    assert self_test(model, Tuned(1.0)).passed
+    with pytest.raises(UserError, match="off by"):
+        self_test(model, Tuned(2.0))
+    monkeypatch.setattr(check, "_measure", lambda *_: check.SelfTest(0.0, 1.0))
+    assert self_test(model, Tuned(2.0)).tolerance == 1.0  # measured again
+
+
+def test_a_wrong_packed_product_is_caught():
+    model = tiny_model()
+    pack_linears(model.module)
+    assert self_test(model, FullAttention()).passed
+    layer = next(part for part in model.module.modules() if isinstance(part, PackedLinear))
+    layer.packed = packed_product(layer.weight.detach().flip(0)).packed
+    note = check._note(model, FullAttention())
+    note.unlink()
+    with pytest.raises(UserError, match="off by"):
+        self_test(model, FullAttention())
 
 
 def test_without_a_cache_folder_the_test_is_simply_run(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ from fivefold_lm.packed import (
     is_packed,
     pack_linears,
     packed_product,
+    stock_products,
 )
 from torch import nn
 
@@ -69,3 +70,18 @@ def test_a_row_does_not_depend_on_how_many_are_computed_with_it(shape):
     with torch.inference_mode():
         whole = packed(input)
         assert all(torch.equal(packed(input[:n]), whole[:n]) for n in range(1, 65))
+
+
+def test_stock_products_are_those_of_the_unpacked_layer_bit_for_bit():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 16))
+    input = torch.randn(5, 64)
+    with torch.inference_mode():
+        stock = model(input)
+        handle = pack_linears(model)
+        with stock_products(model):
+            assert torch.equal(model(input), stock)
+        model[0].packed = torch.zeros(1)  # what the packed product reads now cannot be multiplied
+        with pytest.raises(RuntimeError):
+            model(input)
+        handle.revert()

@@ -168,3 +168,16 @@ def test_a_token_of_probability_zero_is_never_drawn(weights, u):
     token = int(Sampler.draw(law, torch.tensor([u], dtype=torch.float64)))
     assert law[0, token] > 0
     assert math.isfinite(float(law[0, token]))
+
+
+@pytest.mark.parametrize("size", [64, 4 * HEAD])
+def test_words_as_likely_as_the_last_one_kept_stay_whoever_is_beside_them(size):
+    """Seven equal words; a nucleus of half of them cuts between equals, and so keeps them all."""
+    tied = torch.full((1, size), -30.0)
+    tied[0, 3:10] = 0.0
+    flat = torch.zeros(1, size)  # sends a whole batch to the search that sorts everything
+    for p in (0.3, 0.5, 0.9):
+        alone = top_p(tied, p)
+        assert alone.isfinite().sum() == 7
+        assert torch.equal(top_p(torch.cat([tied, flat]), p)[:1], alone)
+        assert torch.equal(top_p_sorted(tied, p), alone)

@@ -2,9 +2,13 @@
 
 from importlib import import_module
 
+import numpy as np
 import pytest
 from fivefold.testing import compose
+from fivefold_speculative.checks import chi_square_check, pooled
 from fivefold_speculative.testing import SEEDED_BUGS, planted
+from hypothesis import given
+from hypothesis import strategies as st
 
 task = import_module("fivefold_speculative.audit")
 QUICK = ["max_new_tokens=12", "prompts=2"]  # the sample sizes stay the default ones
@@ -78,3 +82,26 @@ def test_the_same_seed_gives_the_same_statistics(folders, cache):
         return [(row["check"], row["statistic"]) for row in run.result.rows]
 
     assert statistics() == statistics()
+
+
+@pytest.mark.parametrize("rarest", [1e-5, 1e-3])
+def test_a_rare_cell_that_comes_up_once_is_no_fault(rarest):
+    """Pooled alone, a cell of 0.01 expected samples would fail one audit in a hundred."""
+    law = np.array([0.5 - rarest / 2, 0.5 - rarest / 2, rarest])
+    counts = np.array([499.0, 500.0, 1.0])
+    assert chi_square_check("rare", counts, law, 1e-6).passed
+
+
+def test_rare_cells_together_still_show_a_law_that_is_wrong():
+    law = np.array([0.9, *[0.1 / 50] * 50])
+    counts = np.array([800.0, *[4.0] * 50])
+    assert not chi_square_check("rare", counts, law, 1e-6).passed
+
+
+@given(st.lists(st.floats(0, 20), min_size=1, max_size=12))
+def test_pooled_cells_keep_their_sums_and_reach_five_samples(expected):
+    expected = np.array(expected)
+    seen, wanted = pooled(np.arange(len(expected)) + 1.0, expected)
+    assert wanted.sum() == pytest.approx(expected.sum())
+    assert seen.sum() == (np.arange(len(expected)) + 1.0)[expected > 0].sum()
+    assert len(wanted) <= 1 or (wanted >= 5 - 1e-9).all()

@@ -109,3 +109,29 @@ def test_a_text_that_loops_has_a_high_share_of_repeated_4grams():
     assert repeated_4grams([list(range(20))]) == 0
     assert repeated_4grams([[1, 2] * 10]) == pytest.approx(15 / 17)
     assert repeated_4grams([[1, 2, 3]]) is None
+
+
+def test_an_interrupted_bench_keeps_what_all_methods_have_finished(bench, monkeypatch):
+    """Ctrl-C comes in the first repeat, when both methods have answered one prompt of two."""
+    decode, calls = task.decode_once, iter(range(100))
+
+    def interrupted(engine, batch):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return decode(engine, batch)
+
+    monkeypatch.setattr(task, "decode_once", interrupted)
+    told = []
+    monkeypatch.setattr(task, "report", lambda *given: told.append(given))
+    with pytest.raises(KeyboardInterrupt):
+        bench("drafting=prompt_lookup")
+    ((contenders, batches, *_),) = told
+    assert len(batches) == 1
+    assert [len(contender.records) for contender in contenders] == [1, 1]
+    assert all(contender.tokens_per_second > 0 for contender in contenders)
+
+
+def test_seconds_a_pass_are_told_by_stage(bench):
+    for row in bench("drafting=prompt_lookup").result.rows:
+        assert {"t_draft", "t_target", "t_accept", "t_keep"} <= set(row["seconds_a_pass"])
+        assert row["seconds_a_pass"]["t_target"] > 0

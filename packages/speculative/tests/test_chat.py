@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 from importlib import import_module
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
+from types import SimpleNamespace
 
 import pytest
 from fivefold.testing import compose
 from fivefold_lm import FullAttention, Sampler, SamplingConfig
 from fivefold_lm.testing import tiny_model
+from fivefold_speculative.chat import read_lines
 from fivefold_speculative.choosing import choose
 from fivefold_speculative.conversation import Conversation
 from fivefold_speculative.engine import Engine
@@ -141,3 +143,12 @@ def test_the_first_ctrl_c_stops_the_answer_and_the_second_raises():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_line_that_is_no_utf_8_is_named_and_the_others_are_read(monkeypatch):
+    noted = []
+    run = SimpleNamespace(stdout_is_tty=False, note=noted.append)
+    piped = TextIOWrapper(BytesIO("Grüße\n".encode() + b"Gr\xfc\xdfe\nlast\n"))
+    monkeypatch.setattr("sys.stdin", piped)
+    assert list(read_lines(run)) == ["Grüße\n", "last\n"]
+    assert noted == ["line 2: not UTF-8 text (byte 2 of the line); left out"]

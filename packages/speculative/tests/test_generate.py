@@ -207,3 +207,36 @@ def test_a_rule_that_does_not_suit_the_method_is_refused_before_a_model_is_loade
     with pytest.raises(UserError, match="rule=multi_step"):
         check(run.config, run)
     assert isinstance(run.config, GenerateConfig)
+
+
+def test_a_file_of_one_record_is_answered_by_one_record(generate, tmp_path):
+    run, shown = generate(f"input={records(tmp_path / 'in.jsonl', count=1)}")
+    assert json.loads(shown.out) == json.loads(json.dumps(run.result.rows[0]))
+
+
+def test_a_batch_that_cannot_be_finished_does_not_cost_the_others(generate, tmp_path, monkeypatch):
+    """The second of three batches runs out of memory."""
+    calls = iter(range(100))
+    batch = answers.Engine.batch
+
+    def short_of_memory(engine, *arguments, **options):
+        if next(calls) == 1:
+            raise UserError("out of memory", remedy="lower batch_size")
+        return batch(engine, *arguments, **options)
+
+    monkeypatch.setattr(answers.Engine, "batch", short_of_memory)
+    path = records(tmp_path / "in.jsonl", count=6)
+    run, _ = generate(f"input={path}", "batch_size=2", f"output={tmp_path}/out.jsonl")
+    filed = lines_of(tmp_path / "out.jsonl")
+    assert [row["id"] for row in filed] == [f"p{i}" for i in range(6)]
+    assert ["error" in row for row in filed] == [False, False, True, True, False, False]
+    assert run.result.status == "partial"
+
+
+def test_the_only_answer_that_cannot_be_finished_is_an_error(generate, monkeypatch):
+    def short_of_memory(engine, *arguments, **options):
+        raise UserError("out of memory", remedy="lower batch_size")
+
+    monkeypatch.setattr(answers.Engine, "batch", short_of_memory)
+    with pytest.raises(UserError, match="out of memory"):
+        generate("prompt=abc")

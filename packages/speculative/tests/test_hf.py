@@ -4,8 +4,9 @@ import pytest
 import torch
 from fivefold import UserError
 from fivefold_lm.testing import tiny_model
-from fivefold_speculative.hf import FivefoldOutput, fivefold_generate
+from fivefold_speculative.hf import FivefoldOutput, _sampler, fivefold_generate
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -231,4 +232,38 @@ def test_prompts_padded_on_the_right_are_refused():
             attention_mask=MASK.flip(1),
             custom_generate=fivefold_generate,
             max_new_tokens=4,
+        )
+
+
+def test_an_input_that_the_loop_would_not_read_is_refused():
+    class WithPictures(type(MODEL.module)):
+        def prepare_inputs_for_generation(self, *arguments, pixel_values=None, **options):
+            return super().prepare_inputs_for_generation(*arguments, **options)
+
+        def forward(self, *arguments, pixel_values=None, **options):
+            return super().forward(*arguments, **options)
+
+    module = WithPictures(MODEL.module.config)
+    with pytest.raises(UserError, match="pixel_values"):
+        module.generate(
+            ONE, custom_generate=fivefold_generate, pixel_values=torch.ones(1), max_new_tokens=2
+        )
+
+
+def test_a_draft_follows_the_temperature_and_cuts_that_generate_was_told():
+    config = GenerationConfig(do_sample=True, temperature=0.3, top_k=5, top_p=0.8)
+    sampler = _sampler(MODEL, config, LogitsProcessorList(), ONE)
+    drafts = sampler.draft_config
+    assert (drafts.temperature, drafts.top_k, drafts.top_p) == (0.3, 5, 0.8)
+    assert sampler.config.temperature == 1.0
+
+
+def test_a_model_given_as_a_feature_head_is_refused():
+    with pytest.raises(UserError, match="feature head"):
+        MODEL.module.generate(
+            ONE,
+            custom_generate=fivefold_generate,
+            draft=NOISY.module,
+            drafting="feature_head",
+            max_new_tokens=2,
         )

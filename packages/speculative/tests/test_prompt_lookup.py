@@ -2,7 +2,11 @@
 
 import pytest
 import torch
-from fivefold_speculative.drafters.prompt_lookup import look_up
+from fivefold_lm import FullAttention, Sampler, SamplingConfig
+from fivefold_speculative import NoCorrection, Request, Session, decode, rule_for
+from fivefold_speculative.config import PromptLookupConfig
+from fivefold_speculative.drafters.prompt_lookup import build, look_up
+from fivefold_speculative.toy import toy_target
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +47,13 @@ def test_a_continuation_goes_on_with_itself(text, expected):
     drafted, found = look_up(tokens, torch.tensor([len(text)]), 4, 3, 1)
     assert drafted[0].tolist() == expected
     assert found.all()
+
+
+def test_no_match_costs_a_pass_of_one_node():
+    """Five different tokens, and no run of them stood in the text before."""
+    model = toy_target()
+    sampler = Sampler(SamplingConfig(), vocab_size=model.vocab_size)
+    session = Session(model, [Request([0, 1, 2, 3, 4], 1)], sampler, FullAttention())
+    drafter = build(PromptLookupConfig(), session)
+    (outcome,) = decode(session, drafter, rule_for("auto", drafter, sampler), NoCorrection())
+    assert outcome.num_nodes == 1

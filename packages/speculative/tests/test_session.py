@@ -362,3 +362,20 @@ def test_a_static_tree_is_read_from_its_file(tmp_path):
             if sampling.temperature == 0:
                 expected, _ = plain_greedy(session.model, [PROMPT, [2]][row], 30)
                 assert record.tokens == expected
+
+
+@pytest.mark.parametrize("config", [PlainConfig(), TREE, FeatureHeadConfig(widths=[2, 1])])
+def test_a_session_that_goes_on_before_it_has_decoded_reads_the_whole_prompt(config):
+    """What two prompts share counts as read only if it was read."""
+    session = open_session([Request(PROMPT, 6), Request([2, 3], 6, key=1)])
+    longer = [[*PROMPT, 2, 6], [2, 3, 5, 5]]
+    session.extend(longer)
+    session.extend(longer)
+    found = [record.tokens for record in finish(session, config)]
+    assert found == [plain_greedy(session.model, prompt, 6)[0] for prompt in longer]
+
+
+def test_more_alternatives_than_the_vocabulary_has_are_all_of_it():
+    session = open_session([Request(PROMPT, 3)], logprobs=100)
+    (record,) = finish(session)
+    assert [len(entry.top) for entry in record.logprobs] == [session.model.vocab_size] * 3

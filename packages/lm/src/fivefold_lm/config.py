@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fivefold import UserError, nearest
 
 DTYPES = ("float32", "bfloat16", "float16")
-DEVICE = re.compile(r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)")
+DEVICE = re.compile(r"(auto|cpu|(cuda|xpu)(:\d+)?)")
 
 
 @dataclass
@@ -24,7 +24,8 @@ class ModelConfig:
     """Number format of the weights: float32, bfloat16 or float16."""
 
     device: str = "cpu"
-    """Where the model runs: cpu, cuda, cuda:1, mps, xpu, or auto for the first accelerator."""
+    """Where the model runs: cpu, cuda, cuda:1, xpu, or auto for the first accelerator (not mps:
+    it has no float64, in which laws are compared)."""
 
     trust_remote_code: bool = False
     """Allow a hub model to run Python code of its own."""
@@ -64,7 +65,7 @@ class ModelConfig:
                 "unknown device",
                 setting="model.device",
                 value=self.device,
-                remedy="give cpu, cuda, cuda:1, mps, xpu or auto",
+                remedy="give cpu, cuda, cuda:1, xpu or auto",
             )
 
 

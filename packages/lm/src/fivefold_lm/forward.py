@@ -126,7 +126,8 @@ class TreeForward:
             stop = min(start + chunk, body)
             part = self._chain(cache, given[:, start:stop], want_logits=False)
             cache.commit((lengths - int(want_logits) - start).clamp(0, stop - start))
-            parts.append(_known(part.hidden))
+            if want_hidden:
+                parts.append(_known(part.hidden))
         if not want_logits:
             return Rows(None, torch.cat(parts, dim=1) if want_hidden else None)
         last = (lengths - 1)[:, None]

@@ -89,7 +89,8 @@ def find_device(config: ModelConfig) -> torch.device:
         UserError: this machine, or this build of torch, does not have it.
     """
     if config.device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None and found.type in ("cuda", "xpu") else torch.device("cpu")
     device = torch.device(config.device)
     if device.type == "cpu":
         return device

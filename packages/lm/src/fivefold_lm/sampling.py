@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +45,11 @@ class Sampler:
         self.needs_history = bool(
             config.repetition_penalty != 1 or config.presence_penalty != 0 or self.processors
         )
+
+    @property
+    def draft_config(self) -> SamplingConfig:
+        """What a draft's law should be made by to come near this one: no penalties."""
+        return replace(self.config, repetition_penalty=1.0, presence_penalty=0.0)
 
     def history(
         self, prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu"
@@ -143,11 +149,15 @@ def top_p(scores: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batc
 
 
 def top_p_sorted(scores: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """The plain twin of `top_p`: sort everything, as transformers does."""
-    ascending, order = scores.sort(descending=False)
+    """The plain twin of `top_p`: sort everything, as transformers does.
+
+    Tokens as likely as the last one kept stay too: which of them a sort puts first is chance.
+    """
+    ascending = scores.sort(descending=False).values
     cut = ascending.softmax(-1).cumsum(-1) <= 1 - p
     cut[:, -1:] = False
-    return scores.masked_fill(cut.scatter(1, order, cut), -math.inf)
+    least = ascending.masked_fill(cut, math.inf).amin(-1, keepdim=True)
+    return scores.masked_fill(scores < least, -math.inf)
 
 
 def min_p(scores: Float[Tensor, "batch vocab"], share: float) -> Float[Tensor, "batch vocab"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,7 +127,12 @@ def make_jobs(
 
 
 def answer(
-    engine: Engine, jobs: Sequence[Job], *, batch_size: int = 1, logprobs: int = -1
+    engine: Engine,
+    jobs: Sequence[Job],
+    *,
+    batch_size: int = 1,
+    logprobs: int = -1,
+    on_error: Callable[[UserError, Sequence[Job]], None] | None = None,
 ) -> Iterator[Piece | Answer]:
     """Write answers.
 
@@ -136,6 +141,8 @@ def answer(
         jobs: what to write, in order.
         batch_size: answers written at the same time.
         logprobs: alternatives recorded beside each token's own; negative: none of it.
+        on_error: told which answers of a batch could not be finished, and why; the other batches
+            go on. By default the error is raised.
 
     Yields:
         Pieces of text as they become certain, and each answer once it is finished; the index of a
@@ -143,16 +150,25 @@ def answer(
     """
     for start in range(0, len(jobs), batch_size):
         group = jobs[start : start + batch_size]
-        batch = engine.batch([job.request for job in group], logprobs=logprobs)
-        yield from _answer_batch(batch, group, start)
+        over: list[int] = []
+        try:
+            batch = engine.batch([job.request for job in group], logprobs=logprobs)
+            yield from _answer_batch(batch, group, start, over)
+        except UserError as error:
+            if on_error is None:
+                raise
+            on_error(error, [job for row, job in enumerate(group) if row not in over])
 
 
-def _answer_batch(batch: Batch, jobs: Sequence[Job], start: int) -> Iterator[Piece | Answer]:
+def _answer_batch(
+    batch: Batch, jobs: Sequence[Job], start: int, over: list[int]
+) -> Iterator[Piece | Answer]:
     for outcome in batch.steps():
         for row, (text, finished) in enumerate(zip(outcome.text, outcome.finished, strict=True)):
             if text:
                 yield Piece(start + row, text)
             if finished:
+                over.append(row)
                 job = jobs[row]
                 record = batch.session.records[row]
                 yield Answer(job.prompt.id, job.sample, job.prompt.content, record)

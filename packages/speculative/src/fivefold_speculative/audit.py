@@ -16,6 +16,7 @@ import torch
 from fivefold import Run, UserError
 from fivefold_lm import Capability, LanguageModel, Sampler, SamplingConfig, self_test
 from fivefold_lm.check import TOLERANCE
+from fivefold_lm.packed import stock_products
 
 from ._words import Proposal, Rule
 from .checks import (
@@ -27,7 +28,7 @@ from .checks import (
     run_to_end,
     same_seed_check,
 )
-from .engine import Engine
+from .engine import Engine, memory_errors
 from .enumeration import rule_law_error
 from .prompt_sets import chat_prompts, spread
 from .record import Request
@@ -58,16 +59,17 @@ def run(config: AuditConfig, run: Run) -> int:
     engine = Engine.of(run, config.rule, tested=False)
     begin = time.perf_counter()
     found = []
-    for check in Audit(engine, config).checks():
-        found.append(check)
-        run.row(
-            check=check.name,
-            passed=check.passed,
-            statistic=check.statistic,
-            threshold=check.threshold,
-            detail=check.detail,
-        )
-        run.note(f"{'passed' if check.passed else 'FAILED'}: {check.name}: {check.detail}")
+    with memory_errors():
+        for check in Audit(engine, config).checks():
+            found.append(check)
+            run.row(
+                check=check.name,
+                passed=check.passed,
+                statistic=check.statistic,
+                threshold=check.threshold,
+                detail=check.detail,
+            )
+            run.note(f"{'passed' if check.passed else 'FAILED'}: {check.name}: {check.detail}")
     seconds = time.perf_counter() - begin
     num_failed = sum(not check.passed for check in found)
     name = run.method("drafting").name
@@ -345,7 +347,8 @@ def binned_law(
 
     def law_after(texts: list[list[int]]) -> torch.Tensor:
         ids = torch.tensor(texts, device=model.device)
-        logits = model.module(input_ids=ids, use_cache=False).logits[:, -1].double()
+        with stock_products(model.module):
+            logits = model.module(input_ids=ids, use_cache=False).logits[:, -1].double()
         return plain_law(logits, ids, len(opening), sampling).cpu()
 
     head = law_after([opening])[0]

@@ -17,6 +17,7 @@ from .engine import Engine
 from .prompt_sets import BrokenLine, Prompt, chat_prompts, human_eval_prompts, read_prompts, spread
 from .record import Record, Request
 from .repetition import repeated_4grams
+from .session import Session
 from .task_configs import BenchConfig, parse_method
 
 PLAIN = "none"
@@ -42,6 +43,7 @@ class Contender:
         seconds: wall time of each repeat, by batch of prompts.
         records: the answers of the first repeat, by batch.
         rule: the acceptance rule that `auto` became.
+        stages: seconds of each stage of the loop in the first repeat, by batch.
     """
 
     label: str
@@ -49,6 +51,22 @@ class Contender:
     seconds: list[list[float]] = field(default_factory=list)
     records: list[list[Record]] = field(default_factory=list)
     rule: Rule = Rule.AUTO
+    stages: list[dict[str, float]] = field(default_factory=list)
+
+    def keep(self, batches: int) -> None:
+        """Forget all but the first batches."""
+        del self.seconds[batches:], self.records[batches:], self.stages[batches:]
+
+    @property
+    def seconds_a_pass(self) -> dict[str, float]:
+        """Seconds of each stage of the loop, over the target's passes of the first repeat."""
+        # a batch's rows pass together: its longest row tells how often
+        passes = sum(max(r.num_spec_steps for r in batch) for batch in self.records)
+        names = {name for batch in self.stages for name in batch}
+        return {
+            name: sum(batch.get(name, 0.0) for batch in self.stages) / max(passes, 1)
+            for name in sorted(names)
+        }
 
     @property
     def tokens(self) -> list[list[int]]:
@@ -84,14 +102,32 @@ def run(config: BenchConfig, run: Run) -> None:
     size = config.batch_size
     batches = [requests[start : start + size] for start in range(0, len(requests), size)]
     warm_up(contenders, batches[0])
-    measure(contenders, batches, config.repeats, run)
+    try:
+        measure(contenders, batches, config.repeats, run)
+    finally:  # Ctrl-C keeps what all methods have finished
+        finished = min(len(contender.records) for contender in contenders)
+        if finished:
+            for contender in contenders:
+                contender.keep(finished)
+            report(contenders, batches[:finished], base, config, run)
+
+
+def report(
+    contenders: Sequence[Contender],
+    batches: Sequence[Sequence[Request]],
+    base: Engine,
+    config: BenchConfig,
+    run: Run,
+) -> None:
+    """Print the table, and write figures, single measurements and plots."""
     rows = [row_of(contender, contenders[0], config) for contender in contenders]
     for row, contender in zip(rows, contenders, strict=True):
         run.row(**row)
         for name in ("mean_acceptance_length", "ratio_to_plain", "tokens_per_second"):
             run.figure(f"{name}_{contender.label}", row[name])
-    run.figure("num_prompts", len(requests))
-    title = f"{config.prompts}, {len(requests)} prompts, {base.model.name}, {base.model.dtype}"
+    num_prompts = sum(map(len, batches))
+    run.figure("num_prompts", num_prompts)
+    title = f"{config.prompts}, {num_prompts} prompts, {base.model.name}, {base.model.dtype}"
     run.table(title, rows, COLUMNS)
     _write_cells(contenders, batches, run)
     if config.plots:
@@ -163,19 +199,20 @@ def measure(
             shift = (repeat + place) % len(contenders)
             for contender in [*contenders[shift:], *contenders[:shift]]:
                 begin = time.perf_counter()
-                records = decode_once(contender.engine, batch)
+                session = decode_once(contender.engine, batch)
                 contender.seconds[place].append(time.perf_counter() - begin)
                 if repeat == 0:
-                    contender.records.append(records)
+                    contender.records.append(session.records)
+                    contender.stages.append(session.timing.metrics())
         run.note(f"repeat {repeat + 1} of {repeats} done")
 
 
-def decode_once(engine: Engine, batch: Sequence[Request]) -> list[Record]:
-    """Decode one batch, prompt included; text is not made."""
+def decode_once(engine: Engine, batch: Sequence[Request]) -> Session:
+    """Decode one batch, prompt included, and return its session; text is not made."""
     prepared = engine.batch(batch, text=False)
     for _ in prepared.steps():
         pass
-    return prepared.session.records
+    return prepared.session
 
 
 def row_of(contender: Contender, plain: Contender, config: BenchConfig) -> dict[str, Any]:
@@ -199,6 +236,7 @@ def row_of(contender: Contender, plain: Contender, config: BenchConfig) -> dict[
         "identical_to_plain": contender.tokens == plain.tokens if comparable else None,
         "num_new_tokens": sum(map(len, contender.tokens)),
         "acceptance_histogram": contender.histogram,
+        "seconds_a_pass": contender.seconds_a_pass,
     }
 
 

@@ -75,7 +75,7 @@ def take_turn(conversation: Conversation, text: str, run: Run) -> Turn | None:
 def read_lines(run: Run) -> Iterator[str]:
     """Yield what the user types, or the lines of a pipe; ends with the input."""
     if not (run.stdout_is_tty and sys.stdin.isatty()):
-        yield from sys.stdin
+        yield from piped_lines(run)
         return
     from rich.console import Console
 
@@ -87,6 +87,19 @@ def read_lines(run: Run) -> Iterator[str]:
             return
         except KeyboardInterrupt:
             run.note("\nCtrl-D or /quit ends the chat.")
+
+
+def piped_lines(run: Run) -> Iterator[str]:
+    """Yield the lines of a pipe as UTF-8, whatever the locale; others are named and left out."""
+    raw = getattr(sys.stdin, "buffer", None)
+    if raw is None:  # a stream of text, which a program put in the place of standard input
+        yield from sys.stdin
+        return
+    for number, line in enumerate(raw, start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            run.note(f"line {number}: not UTF-8 text (byte {error.start} of the line); left out")
 
 
 @contextmanager

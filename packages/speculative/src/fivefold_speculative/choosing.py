@@ -9,6 +9,7 @@ from fivefold import Choice, UserError
 from fivefold.composing import validated
 from fivefold.discovery import installed
 from fivefold_lm import LanguageModel, ModelConfig, load_model
+from fivefold_lm.layout import why_no_tree
 from fivefold_lm.models import context_len
 from transformers import PreTrainedModel
 
@@ -70,7 +71,7 @@ def draft_loader(
     ordinary = DraftLoader(target)
     if isinstance(draft, PreTrainedModel):
         given = _as_draft(draft, target)
-        return lambda name, kind: given
+        return lambda name, kind: _of_kind(given, kind)
     if has_tokenizer:
         return ordinary
 
@@ -95,6 +96,14 @@ def _as_draft(module: PreTrainedModel, target: LanguageModel) -> DraftModel:
             value=type(module).__name__,
             remedy="choose a draft with the target's tokenizer",
         )
+    reason = why_no_tree(module)
+    if reason is not None:
+        raise UserError(
+            f"this model cannot draft: {reason}",
+            setting="draft",
+            value=type(module).__name__,
+            remedy="choose a draft with plain or sliding-window attention",
+        )
     return DraftModel(
         module=module,
         head=None,
@@ -104,6 +113,18 @@ def _as_draft(module: PreTrainedModel, target: LanguageModel) -> DraftModel:
         context_len=context_len(module),
         name=type(module).__name__,
     )
+
+
+def _of_kind(draft: DraftModel, kind: DraftKind) -> DraftModel:
+    """Return a given model as a draft of a kind; only an independent one is a model."""
+    if kind is DraftKind.FEATURE_HEAD:
+        raise UserError(
+            "a feature head is a draft file made for one target, no model of its own",
+            setting="draft",
+            value=draft.name,
+            remedy='leave draft out, or choose drafting="chain"',
+        )
+    return draft
 
 
 def _names() -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -107,10 +107,19 @@ class DraftLoader:
 
     Args:
         target: the model that the drafts are for.
+        config: the target's settings; a draft is loaded with the same token and trust.
+        say: told what takes time: a download, a conversion.
     """
 
-    def __init__(self, target: LanguageModel) -> None:
+    def __init__(
+        self,
+        target: LanguageModel,
+        config: ModelConfig | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._target = target
+        self._config = config or ModelConfig()
+        self._say = say
         self._loaded: dict[tuple[str, DraftKind], DraftModel] = {}
 
     def __call__(self, name: str, kind: DraftKind) -> DraftModel:
@@ -142,9 +151,16 @@ class DraftLoader:
         return DraftModel.of(self._load_model(name), self._target)
 
     def _load_model(self, name: str) -> LanguageModel:
-        device, dtype = str(self._target.device), str(self._target.dtype).removeprefix("torch.")
+        config = replace(
+            self._config,
+            name=name,
+            revision="",
+            chat_template="",
+            device=str(self._target.device),
+            dtype=str(self._target.dtype).removeprefix("torch."),
+        )
         try:
-            return load_model(ModelConfig(name=name, device=device, dtype=dtype))
+            return load_model(config, self._say)
         except UserError as error:
             raise UserError(
                 error.problem, setting=_SETTING, value=name, remedy=error.remedy

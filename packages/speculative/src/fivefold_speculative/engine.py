@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from fivefold import Run, UserError
+from fivefold import Method, Run, UserError
 from fivefold_lm import (
     AttentionMethod,
+    Capability,
     LanguageModel,
     Sampler,
     apply_runtime,
@@ -28,6 +29,17 @@ from .outcome import StepOutcome
 from .record import Request
 from .rules import AcceptanceRule, rule_for
 from .session import Session
+
+
+def require(model: LanguageModel, method: Method) -> None:
+    """Refuse a model that lacks what a method says it needs of it.
+
+    Raises:
+        UserError: with the capability and why the model lacks it.
+    """
+    for capability in Capability:
+        if capability in method.needs:
+            model.require(capability)
 
 
 def no_correction(session: Session) -> Corrector:
@@ -72,8 +84,11 @@ class Engine:
             UserError: the model cannot be loaded, or its tree forward is wrong.
         """
         apply_runtime(run.node("runtime", RuntimeConfig))
+        config = run.node("model", ModelConfig)
         with memory_errors():
-            model = load_model(run.node("model", ModelConfig), run.note)
+            model = load_model(config, run.note)
+        for hook in ("drafting", "attention", "correction"):
+            require(model, run.method(hook))
         attention: AttentionMethod = run.build("attention")
         if tested:
             self_test(model, attention)
@@ -85,7 +100,7 @@ class Engine:
             correction=lambda session: run.build("correction", session),
             rule=rule,
             max_len=run.node("cache", CacheConfig).max_len,
-            drafts=DraftLoader(model),
+            drafts=DraftLoader(model, config, run.note),
         )
 
     @property
@@ -121,10 +136,11 @@ class Engine:
         Raises:
             UserError: an empty prompt, or one that leaves no room in the context.
         """
-        session = self.session(requests, logprobs, text)
-        drafter = self.drafting(session)
-        rule = rule_for(self.rule, drafter, session.sampler)
-        return Batch(session, drafter, rule, self.correction(session))
+        with memory_errors():
+            session = self.session(requests, logprobs, text)
+            drafter = self.drafting(session)
+            rule = rule_for(self.rule, drafter, session.sampler)
+            return Batch(session, drafter, rule, self.correction(session))
 
     def session(
         self, requests: Sequence[Request], logprobs: int = -1, text: bool = True

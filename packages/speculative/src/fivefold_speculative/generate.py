@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,9 +30,9 @@ def run(config: GenerateConfig, run: Run) -> None:
         file = stack.enter_context(AnswerFile(path)) if path is not None else None
         engine = Engine.of(run, config.rule)
         jobs = encode(engine, prompts, config, run, file)
-        is_streamed = len(jobs) == 1 and not config.output
+        is_streamed = len(jobs) == 1 and not config.output and not reads_records(config)
         shown = _Streamed(run) if is_streamed else _Listed(run, file)
-        write(engine, jobs, config, run, shown)
+        write(engine, jobs, config, run, shown, file)
 
 
 def prompts_of(config: GenerateConfig) -> list[Prompt | BrokenLine]:
@@ -54,6 +55,11 @@ def prompts_of(config: GenerateConfig) -> list[Prompt | BrokenLine]:
             remedy="give prompt=TEXT, prompt=- or input=FILE",
         )
     return [Prompt("1", config.prompt)]
+
+
+def reads_records(config: GenerateConfig) -> bool:
+    """Say whether the input is JSONL, which is answered in JSONL however many lines it has."""
+    return config.input == "-" or config.input.lower().endswith(".jsonl")
 
 
 def output_of(config: GenerateConfig) -> Path | None:
@@ -92,14 +98,19 @@ def encode(
             if len(prompts) == 1:
                 raise
             num_failed += 1
-            record = failure(prompt.id, error)
-            run.fail(error)
-            run.row(**record)
-            if file is not None:
-                file.write(record)
+            report_failure(prompt.id, error, run, file)
     run.figure("num_prompts", len(prompts))
     run.figure("num_failed", num_failed)
     return jobs
+
+
+def report_failure(prompt_id: str, error: UserError, run: Run, file: AnswerFile | None) -> None:
+    """Say that a prompt could not be answered: on the screen, in `result.json`, in the file."""
+    record = failure(prompt_id, error)
+    run.fail(error)
+    run.row(**record)
+    if file is not None:
+        file.write(record)
 
 
 def _jobs_of(
@@ -121,13 +132,33 @@ def _jobs_of(
 
 
 def write(
-    engine: Engine, jobs: list[Job], config: GenerateConfig, run: Run, shown: _Streamed | _Listed
+    engine: Engine,
+    jobs: list[Job],
+    config: GenerateConfig,
+    run: Run,
+    shown: _Streamed | _Listed,
+    file: AnswerFile | None,
 ) -> None:
-    """Decode all jobs; every finished answer is shown, recorded and filed before the next."""
+    """Decode all jobs; every finished answer is shown, recorded and filed before the next.
+
+    A batch that cannot be finished is reported, and the others are decoded.
+
+    Raises:
+        UserError: the only answer cannot be finished.
+    """
     finished: list[Answer] = []
     begin = time.perf_counter()
     logprobs = -1 if config.logprobs is None else config.logprobs
-    events = answer(engine, jobs, batch_size=config.batch_size, logprobs=logprobs)
+
+    def unfinished(error: UserError, left: Sequence[Job]) -> None:
+        if len(jobs) == 1:
+            raise error
+        for job in left:
+            report_failure(job.prompt.id, error, run, file)
+
+    events = answer(
+        engine, jobs, batch_size=config.batch_size, logprobs=logprobs, on_error=unfinished
+    )
     try:
         for event in events:
             if isinstance(event, Piece):

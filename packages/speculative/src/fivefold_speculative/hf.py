@@ -43,6 +43,16 @@ from .hf_sampler import ProcessorSampler
 
 _RECORDED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
+_TAKEN = {
+    "attention_mask",
+    "past_key_values",
+    "use_cache",
+    "logits_to_keep",
+    "position_ids",
+    "cache_position",
+}
+"""Inputs that `generate` prepares by itself; positions follow from the attention mask."""
+
 
 @dataclass
 class FivefoldOutput(GenerateDecoderOnlyOutput):
@@ -129,7 +139,16 @@ def _sampler(
     """Let the prepared processors do everything; the noise's seed comes from torch's generator."""
     seed = int(torch.randint(2**63 - 1, (1,))) if config.do_sample else 0
     sampling = SamplingConfig(temperature=1.0 if config.do_sample else 0.0, seed=seed)
-    return ProcessorSampler(sampling, processors, input_ids, target.vocab_size)
+    drafts = replace(sampling)
+    if config.do_sample:
+        drafts = SamplingConfig(
+            temperature=config.temperature or 1.0,
+            top_k=config.top_k or 0,
+            top_p=config.top_p or 1.0,
+            min_p=config.min_p or 0.0,
+            seed=seed,
+        )
+    return ProcessorSampler(sampling, processors, input_ids, target.vocab_size, drafts)
 
 
 def _engine(
@@ -186,6 +205,14 @@ def _check(
             setting="past_key_values",
             remedy="leave past_key_values and inputs_embeds out",
         )
+    for name in sorted(set(model_kwargs) - _TAKEN):
+        if model_kwargs[name] is not None:
+            raise UserError(
+                "this input would be left out of the text",
+                setting=name,
+                value=type(model_kwargs[name]).__name__,
+                remedy="leave it out, or use generate without custom_generate",
+            )
     if model.config.is_encoder_decoder:
         raise UserError("an encoder-decoder has no single text", setting="model")
 

@@ -41,6 +41,7 @@ class ProcessorSampler(Sampler):
         processors: LogitsProcessorList,
         input_ids: Int[Tensor, "batch token"],
         vocab_size: int,
+        draft_config: SamplingConfig | None = None,
     ) -> None:
         """Make a sampler for one batch.
 
@@ -49,17 +50,24 @@ class ProcessorSampler(Sampler):
             processors: as prepared by `generate`, temperature and truncation among them.
             input_ids: prompts, padded on the left.
             vocab_size: entries of the logits.
+            draft_config: temperature and cuts for drafts, which no processor touches.
 
         Raises:
             UserError: a processor that keeps a state from step to step.
         """
         _check(processors, len(input_ids))
         super().__init__(config, processors, vocab_size=vocab_size)
+        self._draft_config = draft_config or config
         self._prompts = input_ids.tolist()
         self._row_processors: list[Any] = [
             LogitsProcessorList(_for_row(processor, row) for processor in processors)
             for row in range(len(input_ids))
         ]
+
+    @property
+    def draft_config(self) -> SamplingConfig:
+        """What `generate` was told, as far as a draft can follow it."""
+        return self._draft_config
 
     def history(
         self, prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu"

@@ -151,7 +151,7 @@ def _parse_json(raw: bytes) -> Any:
         return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _BrokenRecordError(f"not UTF-8 text (byte {error.start} of the line)") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
         raise _BrokenRecordError(f"not JSON ({error})") from None
 
 
@@ -172,6 +172,17 @@ def _content(record: Any) -> str | list[Message]:
         raise _BrokenRecordError("`prompt` is not a text")
     if not text.strip():
         raise _BrokenRecordError("the prompt is empty")
+    return _whole(text, "`prompt`")
+
+
+def _whole(text: str, what: str) -> str:
+    """Return a text of whole characters; JSON can escape half of one, which no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _BrokenRecordError(
+            f"{what} holds half a character ({text[error.start]!a} at {error.start})"
+        ) from None
     return text
 
 
@@ -185,4 +196,4 @@ def _messages(value: Any) -> Iterator[Message]:
             and isinstance(message.get("content"), str)
         ):
             raise _BrokenRecordError("a message needs `role` and `content`, both texts")
-        yield {"role": message["role"], "content": message["content"]}
+        yield {key: _whole(message[key], f"`{key}`") for key in ("role", "content")}

@@ -12,8 +12,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from fivefold_lm import Purpose, Rows, Sampler
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
+from torch.nn import functional
 
 from ._words import VALID_FOR, Proposal, Rule, choose_rule
 from .drafter import Drafter
@@ -86,8 +87,10 @@ class _WalkingRule:
                 history = history.with_tokens(token, alive)
             alive = alive & (child > 0)
             node = child
+            if _none(alive):
+                break
         count = torch.stack(visited, 1).sum(1)
-        return Accepted(torch.stack(path, 1), count, torch.stack(tokens, 1))
+        return Accepted(_filled(path, tree.levels), count, _filled(tokens, tree.levels))
 
     def step(self, visit: Visit) -> tuple[Tensor, Tensor]:
         """Return the emitted token and the child it belongs to, 0 where the walk ends."""
@@ -183,6 +186,9 @@ class _TryingRule(_WalkingRule):
         coins = visit.uniform(Purpose.ACCEPT, max(visit.width, 1))
         for index in range(visit.width):
             child = visit.tree.child(visit.node, index)
+            trying = (taken == 0) & (child > 0)
+            if _none(trying):
+                break
             token = visit.tree.tokens.gather(1, child[:, None])  # [batch, 1]
             draft = self.law_of(law, token)
             left = (residual - draft).clamp_(min=0)
@@ -191,7 +197,6 @@ class _TryingRule(_WalkingRule):
             stands = coins[:, index : index + 1] * draft_p < target_p
             # No residual means that the draw had the target's own law: it stands.
             stands = (stands | (mass <= 0))[:, 0]
-            trying = (taken == 0) & (child > 0)
             taken = torch.where(trying & stands, child, taken)
             rejected = (trying & ~stands)[:, None]
             residual = torch.where(rejected, left / mass, residual)
@@ -264,6 +269,16 @@ class WithoutReplacementRule(_TryingRule):
     def law_after(self, law: Tensor, token: Tensor, visit: Visit) -> Tensor:
         """Mark the token as tried, by -1."""
         return law.scatter(1, token, -1.0)
+
+
+def _none(rows: Bool[Tensor, " batch"]) -> bool:
+    """Say that no row goes on, where asking is free: an accelerator would have to be waited for."""
+    return rows.device.type == "cpu" and not bool(rows.any())
+
+
+def _filled(levels: list[Tensor], count: int) -> Int[Tensor, "batch level"]:
+    """Return a walk's levels side by side, 0 for those it did not reach."""
+    return functional.pad(torch.stack(levels, 1), (0, count - len(levels)))
 
 
 def _normalised(law: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Session:
         self._limit = min(max_len or model.context_len, model.context_len)
         self._limit_setting = "cache.max_len" if 0 < max_len < model.context_len else "prompt"
         self._headroom = _HEADROOM
-        self._logprobs = logprobs
+        self._logprobs = min(logprobs, model.vocab_size)
         self._text = text
         self._want_hidden = False
         self._cache: KVCache | None = None
@@ -117,17 +117,18 @@ class Session:
         self._headroom = max(self._headroom, nodes)
 
     def require(self, topology: TreeTopology, setting: str) -> None:
-        """Refuse a tree that the target cannot verify; a chain needs no tree attention.
+        """Refuse a tree that the target cannot verify, and make room for one that it can.
 
         Raises:
-            UserError: with the model's reason and the chain as the way out.
+            UserError: with the model's reason, and a chain as the way out where it has one.
         """
         wanted = Capability.CROPPABLE if topology.is_chain else Capability.TREE_ATTENTION
         if wanted not in self.model.capabilities:
+            can_chain = Capability.CROPPABLE in self.model.capabilities
             raise UserError(
                 f"{self.model.name} cannot verify this tree: {self.model.why_not[wanted]}",
                 setting=setting,
-                remedy="choose drafting=none" if topology.is_chain else "choose drafting=chain",
+                remedy="choose drafting=chain" if can_chain else "choose another model",
             )
         self.reserve(topology.num_nodes)
 
@@ -169,6 +170,8 @@ class Session:
         device = self.model.device
         self.cache.max_len = max(self.cache.max_len, self.capacity + self._headroom)
         self.cache.rewind(torch.tensor(self.reused, device=device))
+        held = self.cache.lengths.tolist()  # less than the texts share where nothing was decoded
+        self.reused = [min(pair) for pair in zip(self.reused, held, strict=True)]
         tails = [tokens[n:-1] for tokens, n in zip(self.tokens, self.reused, strict=True)]
         longest = max(map(len, tails))
         self.prompt_hidden = None

@@ -67,7 +67,7 @@ class DecodeState:
         place = torch.where(fresh, self.lengths[:, None] + levels, self.tokens.shape[1] - 1)
         tokens = self.tokens.scatter(1, place, accepted.tokens)
         if history is not None:
-            for level in levels.tolist():
+            for level in range(accepted.tokens.shape[1]):
                 history = history.with_tokens(accepted.tokens[:, level], fresh[:, level])
         return replace(
             self,

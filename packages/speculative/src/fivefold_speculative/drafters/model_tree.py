@@ -222,13 +222,8 @@ def draft_sampler(
     config: ChainConfig | ExpansionConfig, session: Session, draft: DraftModel
 ) -> Sampler:
     """Return what makes the draft law: the user's cuts at the draft's temperature, no penalties."""
-    sampling = session.sampler.config
-    settings = replace(
-        sampling,
-        temperature=config.temperature or sampling.temperature or 1.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-    )
+    sampling = session.sampler.draft_config
+    settings = replace(sampling, temperature=config.temperature or sampling.temperature or 1.0)
     return Sampler(settings, vocab_size=draft.num_words)
 
 
