@@ -19,6 +19,8 @@ PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
 CODE = [*PROJECTS, "tests", "benchmarks", "recipes", "docs", "noxfile.py", "start.py"]
 PINNED = ("-c", "constraints.txt")
+BACKENDS = ("hatchling", "editables", "setuptools")
+"""What builds wheels without isolation: ours, and antlr4's, of which there is only a source."""
 TEST_TOOLS = (
     "pytest",
     "pytest-xdist",
@@ -41,7 +43,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 def install(session: nox.Session, *tools: str) -> None:
     """Install all wheels editable, in one pip command, at the versions CI uses, with `tools`."""
-    session.install(*PINNED, "hatchling", "editables")
+    session.install(*PINNED, *BACKENDS)
     editable = [word for path in WHEELS for word in ("-e", path)]
     session.install(*PINNED, "--no-build-isolation", *editable, *tools)
 
@@ -111,16 +113,20 @@ def bench(session: nox.Session) -> None:
 def wheels(session: nox.Session) -> None:
     """Build every wheel into dist/ and test each alone, from the checkout and from dist/.
 
-    `-- packages/lm` builds all and tests only that one.
+    `-- packages/lm plugins/template` builds all and tests only those.
     """
     session.install(*PINNED, "hatchling", "virtualenv")
     build = ("pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist")
     session.run("python", "-c", "import shutil; shutil.rmtree('dist', ignore_errors=True)")
     session.run(*build, *PROJECTS, silent=True)
-    for path in session.posargs or WHEELS:
-        siblings = WHEELS[: WHEELS.index(path) + 1]
-        alone(session, path, "checkout", *siblings)
+    for path in session.posargs or PROJECTS:
+        alone(session, path, "checkout", *with_siblings(path))
         alone(session, path, "dist", "--find-links", "dist", project_name(path))
+
+
+def with_siblings(path: str) -> list[str]:
+    """Return a folder after those of our wheels that it needs; a plugin may need all of them."""
+    return WHEELS[: WHEELS.index(path) + 1] if path in WHEELS else [*WHEELS, path]
 
 
 def alone(session: nox.Session, path: str, source: str, *requirement: str) -> None:
@@ -153,7 +159,7 @@ def lowest(session: nox.Session) -> None:
     ]
     file = Path(session.create_tmp()) / "lowest.txt"
     file.write_text("\n".join([*rest, *(f"{n}=={v}" for n, v in floor.items())]), encoding="utf-8")
-    session.install(*PINNED, "hatchling", "editables")
+    session.install(*PINNED, *BACKENDS)
     editable = [word for path in WHEELS for word in ("-e", path)]
     session.install("-c", str(file), "--no-build-isolation", *editable, *TEST_TOOLS)
     run_pytest(session, "-m", "not slow and not model", "packages", "tests/e2e")
@@ -167,12 +173,18 @@ def bump(session: nox.Session) -> None:
     (version,) = session.posargs
     session.install(*PINNED, "towncrier")
     for path in PROJECTS:
-        file = HOUSE / path / "pyproject.toml"
-        text = file.read_text(encoding="utf-8")
-        text = re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', text)
-        text = re.sub(r'"(fivefold[a-z-]*)~=[0-9.]+"', rf'"\1~={version}"', text)
-        file.write_text(text, encoding="utf-8")
+        write_version(HOUSE / path / "pyproject.toml", version)
+    write_version(HOUSE / "docs" / "tutorials" / "write-a-plugin.md", version, of_its_own=False)
     session.run("towncrier", "build", "--yes", "--version", version)
+
+
+def write_version(file: Path, version: str, *, of_its_own: bool = True) -> None:
+    """Write a version number into a file: of what it requires of us, and its own if it has ours."""
+    text = file.read_text(encoding="utf-8")
+    text = re.sub(r'"(fivefold[a-z-]*)~=[0-9.]+"', rf'"\1~={version}"', text)
+    if of_its_own:
+        text = re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', text)
+    file.write_text(text, encoding="utf-8")
 
 
 def project_name(path: str) -> str:

@@ -20,7 +20,7 @@ def main(name: str) -> None:
     for module in modules:
         if not module.endswith(("__main__", ".testing")):
             import_or_extra(module, name)
-    for public in top.__all__:
+    for public in getattr(top, "__all__", ()):  # a plugin publishes its entry point alone
         getattr(top, public)
     command = [sys.executable, "-m", "fivefold", "plugins", "--json"]
     listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["plugins"]

@@ -1,8 +1,13 @@
 """One version number for all wheels, siblings and changelog."""
 
+import ast
 import re
+import subprocess
+import sys
 import tomllib
-from importlib.metadata import version
+import zipfile
+from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,13 @@ HOUSE = Path(__file__).parents[2]
 FILES = sorted([*HOUSE.glob("packages/*/pyproject.toml"), *HOUSE.glob("plugins/*/pyproject.toml")])
 PROJECTS = [tomllib.loads(file.read_text("utf-8"))["project"] for file in FILES]
 NAMES = [project["name"] for project in PROJECTS]
+PROVIDERS = packages_distributions()
 NUMBER = next(project["version"] for project in PROJECTS if project["name"] == "fivefold")
+
+
+def normal(requirement: str) -> str:
+    """Return the name of a requirement as pip compares it."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=NAMES)
@@ -26,10 +37,32 @@ def test_siblings_are_required_at_this_version(project):
     assert siblings or project["name"] == "fivefold"
 
 
+def test_plugin_of_the_tutorial_requires_this_version():
+    text = (HOUSE / "docs" / "tutorials" / "write-a-plugin.md").read_text("utf-8")
+    assert set(re.findall(r'"fivefold[a-z-]*~=([^"]+)"', text)) == {NUMBER}
+
+
 @pytest.mark.parametrize("project", PROJECTS, ids=NAMES)
 def test_python_and_licence_are_the_same_everywhere(project):
     assert project["requires-python"] == ">=3.11"
     assert project["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_every_wheel_carries_the_text_of_the_licence(file):
+    project = tomllib.loads(file.read_text("utf-8"))["project"]
+    assert project["license-files"] == ["LICENSE"]
+    assert (file.parent / "LICENSE").read_text("utf-8") == (HOUSE / "LICENSE").read_text("utf-8")
+
+
+def test_a_built_wheel_holds_the_licence_and_says_so(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    command = [*build, "--wheel-dir", str(tmp_path), str(HOUSE / "packages" / "fivefold")]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as held:
+        (place,) = [name for name in held.namelist() if name.endswith("/licenses/LICENSE")]
+        assert held.read(place) == (HOUSE / "LICENSE").read_bytes()
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=NAMES)
@@ -37,6 +70,28 @@ def test_every_requirement_has_a_lowest_version(project):
     """`nox -s lowest` installs exactly these."""
     bare = [line for line in project["dependencies"] if not re.search(r"[~>=]=", line)]
     assert not bare
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("fivefold")])
+def test_what_a_package_imports_it_declares(name):
+    """What comes with something else today may not come with it tomorrow."""
+    project, file = next(
+        pair for pair in zip(PROJECTS, FILES, strict=True) if name == pair[0]["name"]
+    )
+    extras = project.get("optional-dependencies", {}).values()
+    declared = {normal(line) for line in chain(project["dependencies"], *extras)} | {name}
+    imported = {top for source in file.parent.glob("src/**/*.py") for top in imported_by(source)}
+    others = imported - set(sys.stdlib_module_names)
+    wheels = {top: {normal(wheel) for wheel in PROVIDERS.get(top, [top])} for top in others}
+    assert not [top for top in others if not wheels[top] & declared]
+
+
+def imported_by(file: Path) -> set[str]:
+    """Return the top-level names of everything that a file imports from elsewhere."""
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    froms = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    return {name.partition(".")[0] for name in [*plain, *froms]}
 
 
 def test_installed_host_is_this_version():

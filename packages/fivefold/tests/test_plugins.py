@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
-from fivefold import UserError
+from fivefold import UserError, __version__
 from fivefold.discovery import load_plugins
 from fivefold.schema import problem_of_config
 from omegaconf import OmegaConf
@@ -178,9 +178,9 @@ def test_what_is_sound_in_a_partly_broken_plugin_stays(wheel, monkeypatch):
     ("requirement", "is_met"),
     [
         ("fivefold", True),
-        ("fivefold~=0.1.0", True),
+        (f"fivefold~={__version__}", True),
         ("fivefold>=7", False),
-        ("fivefold<0.1", False),
+        (f"fivefold<{__version__}", False),
         ("Fivefold[all]>=7", False),
         ("fivefold>=7; extra == 'later'", True),
         ("fivefold-lm>=7", True),
