@@ -146,6 +146,8 @@ def run(config, run):
         run.note("noted")
     elif config.act == "refuse":
         raise UserError("refused", setting="drafting.draft", remedy="do not")
+    elif config.act == "refuse-token":
+        raise UserError("no entry", setting="shape.token", remedy="ask for one")
     elif config.act == "partly":
         run.fail(UserError("line 3 is broken", setting="text"))
         run.print("went on")

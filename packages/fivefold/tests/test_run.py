@@ -43,6 +43,25 @@ def test_access_tokens_are_not_written(here, tmp_path):
     assert "text: ??? ${x" in (tmp_path / "out" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("sign", ["", "++"])
+@pytest.mark.parametrize("how", [["-m"], ["hydra.mode=MULTIRUN"]])
+def test_an_access_token_is_refused_in_a_sweep_which_would_write_it(here, tmp_path, sign, how):
+    words = ["toy", f"{sign}shape.token=hidden", "count=1,2", "hydra.sweep.dir=all"]
+    words = [word for word in words if how == ["-m"] or "," not in word]
+    status, out, err = here(*how, *words)
+    assert (status, out) == (2, "")
+    assert "shape.token" in err
+    assert "HF_TOKEN" in err
+    assert "hidden" not in err
+    assert not (tmp_path / "all").exists()
+
+
+def test_an_access_token_is_not_in_the_line_of_an_error(here, tmp_path):
+    status, _, err = here("toy", "shape.token=hidden", "act=refuse-token", "hydra.run.dir=out")
+    assert (status, err) == (2, "fivefold: no entry (shape.token=(left out)); ask for one\n")
+    assert all("hidden" not in path.read_text() for path in (tmp_path / "out").iterdir())
+
+
 def test_the_default_folder_holds_task_and_time_below_the_working_directory(here, tmp_path):
     assert here("toy")[0] == 0
     (folder,) = (tmp_path / "outputs" / "toy").iterdir()
@@ -146,6 +165,18 @@ def test_a_sweep_runs_each_and_ends_with_one_table(here, tmp_path):
     assert out.rstrip().splitlines()[-1].split() == ["3", "count=2", "drafting=bold", "ok", "2"]
     jobs = [json.loads(path.read_text()) for path in (tmp_path / "all").glob("*/result.json")]
     assert sorted(len(job["rows"]) for job in jobs) == [1, 1, 2, 2]
+
+
+def test_hydras_own_mode_makes_a_sweep_too(here, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    text = (
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      count: 1,2\n"
+    )
+    (tmp_path / "conf" / "experiment" / "both.yaml").write_text(text)
+    for words in (["hydra.mode=MULTIRUN"], ["+experiment=both"]):
+        status, out, err = here("toy", *words, "hydra.sweep.dir=all")
+        assert (status, "jobs" in out) == (0, True), err
+    assert out.count("hello\n") == 2
 
 
 def test_a_sweep_over_enum_and_option_values(here):

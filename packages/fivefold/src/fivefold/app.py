@@ -18,10 +18,12 @@ from .ending import DONE, Outcome, conclude, run_composed
 from .errors import UserError, one_line
 from .job import Job
 from .logs import logging_restored
+from .override import Override
 from .plugins import Plugins
 from .refusals import refusing
 from .result import Result
 from .rewriting import Rewritten
+from .secret import is_secret
 from .shim import CommandLine
 from .tables import table_text
 
@@ -78,7 +80,7 @@ def _run_in_folder(composer: Composer, rewritten: Rewritten, line: CommandLine) 
     job = Job(composer.task.name)
     lines = rewritten.lines
     name = composer.config_name
-    if line.is_sweep or _mode(composer, lines) == RunMode.MULTIRUN:
+    if line.is_sweep or _is_multirun(composer, lines):
         return _sweep(composer, job, [*lines, "hydra.mode=MULTIRUN"])
     run = composer.hydra.run
     returned = _in_folder(lambda: run(name, job, lines), "hydra.run.dir")
@@ -86,16 +88,17 @@ def _run_in_folder(composer: Composer, rewritten: Rewritten, line: CommandLine) 
     return outcome.exit_status
 
 
-def _mode(composer: Composer, lines: list[str]) -> RunMode | None:
-    """Return the mode that an override or a composed file sets, if one may have."""
+def _is_multirun(composer: Composer, lines: list[str]) -> bool:
+    """Whether an override or a composed file makes this a sweep."""
     if not any(line.startswith(("+", "hydra.mode=")) for line in lines):
-        return None
-    mode: RunMode | None = composer.hydra.get_mode(composer.config_name, lines)
-    return mode
+        return False
+    mode = composer.hydra.get_mode(composer.config_name, lines)
+    return mode in (RunMode.MULTIRUN, RunMode.MULTIRUN.name)  # a word where it comes from a file
 
 
 def _sweep(composer: Composer, job: Job, lines: list[str]) -> int:
     """Run a sweep and end with one table; its exit status is the worst of its jobs'."""
+    _refuse_secrets(lines)
     hydra, name = composer.hydra, composer.config_name
     returned: Any = None
     try:
@@ -105,6 +108,17 @@ def _sweep(composer: Composer, job: Job, lines: list[str]) -> int:
         if outcomes:
             _summarize(job.task_name, outcomes)
     return max((outcome.exit_status for outcome in outcomes), default=DONE)
+
+
+def _refuse_secrets(lines: list[str]) -> None:
+    """Refuse a secret among the overrides, which Hydra logs for each job and writes down."""
+    for key in (Override.read(line).key for line in lines):
+        if is_secret(key):
+            raise UserError(
+                "a sweep would write this into its folder",
+                setting=key,
+                remedy="set it in the environment, as HF_TOKEN for the Hugging Face hub",
+            )
 
 
 def _summarize(task_name: str, outcomes: list[Outcome]) -> None:

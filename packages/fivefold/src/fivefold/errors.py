@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
+from .secret import LEFT_OUT, is_secret
+
 _SHOWN_CHARACTERS = 80
 _SHOWN_CHOICES = 16
 _UNSET = object()
@@ -59,7 +61,7 @@ class UserError(Exception):
         """Return the line, without the `fivefold: ` that the host puts before it."""
         place = self.setting
         if place and self.has_value:
-            place = f"{place}={shown(self._value)}"
+            place = f"{place}={self._shipped()}"
         line = f"{self.problem} ({place})" if place else self.problem
         return one_line(f"{line}; {self.remedy}" if self.remedy else line)
 
@@ -68,8 +70,10 @@ class UserError(Exception):
         return _rebuild, (self.problem, self.setting, self.remedy, self.has_value, self._shipped())
 
     def _shipped(self) -> object:
-        """Return a value that survives the way to another process."""
-        return shown(self._value) if self.has_value else None
+        """Return the value as it is shown, which survives the way to another process."""
+        if not self.has_value:
+            return None
+        return LEFT_OUT if is_secret(self.setting) and self._value else shown(self._value)
 
 
 def _rebuild(problem: str, setting: str, remedy: str, has_value: bool, value: object) -> UserError:

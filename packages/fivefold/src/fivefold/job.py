@@ -16,8 +16,7 @@ from .files import write_atomically
 from .literal import decode
 from .refusals import refusing
 from .result import Result, plain
-
-_SECRET = frozenset({"token", "password"})
+from .secret import LEFT_OUT, is_secret
 
 
 @dataclass
@@ -65,7 +64,7 @@ def _shown(value: Any) -> Any:
     """Return plain settings as a file may hold them: marks taken off text, no access token."""
     if isinstance(value, dict):
         return {
-            key: "(left out)" if key in _SECRET and item else _shown(item)
+            key: LEFT_OUT if is_secret(key) and item else _shown(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
