@@ -112,6 +112,20 @@ def python(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture(scope="session")
+def pip_install(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
+    """Install a folder alone, and return the environment in which it is found."""
+
+    def install(source: Path) -> dict[str, str]:
+        target = tmp_path_factory.mktemp("site")
+        alone = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
+        pip = [sys.executable, "-m", "pip", "install", *alone]
+        subprocess.run([*pip, str(source)], check=True, capture_output=True)
+        return {"PYTHONPATH": str(target)}
+
+    return install
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Keep the tests that load the real model in one process."""
     for item in items:

@@ -22,20 +22,6 @@ TEMPLATE = HOUSE / "plugins" / "template"
 
 
 @pytest.fixture(scope="session")
-def pip_install(tmp_path_factory) -> Callable[[Path], dict[str, str]]:
-    """Install a folder alone, and return the environment in which it is found."""
-
-    def install(source: Path) -> dict[str, str]:
-        target = tmp_path_factory.mktemp("site")
-        alone = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(target)]
-        pip = [sys.executable, "-m", "pip", "install", *alone]
-        subprocess.run([*pip, str(source)], check=True, capture_output=True)
-        return {"PYTHONPATH": str(target)}
-
-    return install
-
-
-@pytest.fixture(scope="session")
 def template(tmp_path_factory) -> Path:
     """A copy of the template, far from the checkout."""
     folder = tmp_path_factory.mktemp("anywhere") / "my-copy"

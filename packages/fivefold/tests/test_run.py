@@ -29,6 +29,7 @@ def test_a_run_leaves_configuration_log_and_result(here, tmp_path):
     assert record["figures"] == {"said": 2}
     assert record["rows"] == [{"number": 0, "text": "hello"}, {"number": 1, "text": "hello"}]
     assert {"fivefold", "python", "cpu", "threads", "torch"} <= set(record["environment"])
+    assert record["environment"]["methods"] == {"drafting": "bold"}
     lines = (tmp_path / "out" / "config.yaml").read_text().splitlines()
     assert lines[0] == "# fivefold toy drafting=bold shape=small"
     assert "  nodes: 8" in lines

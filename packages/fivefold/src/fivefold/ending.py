@@ -91,6 +91,8 @@ def run_composed(
     """
     task = composition.task
     run = Run(composition, plugins, result, folder)
+    if composition.methods:
+        run.environment(methods={hook: m.name for hook, m in composition.methods.items()})
     try:
         if task.check:
             load(task.check)(composition.config, run)
