@@ -257,6 +257,8 @@ def test_blocking_one_of_two_wheels_lets_the_other_be_chosen(sound, command_on, 
     done = command("draw", "drafting=ink", "hydra.run.dir=out", FIVEFOLD_BLOCK=blocked)
     assert (done.returncode, done.stdout) == (0, "ink\n")
     assert "blocked" in command("plugins", FIVEFOLD_BLOCK=blocked).stdout
+    assert "cannot be used" in command().stdout
+    assert "cannot be used" not in command(FIVEFOLD_BLOCK=blocked).stdout  # it was asked for
 
 
 def test_two_tasks_of_one_name_are_an_error_only_when_run(sound, command_on):

@@ -34,7 +34,7 @@ def overview(plugins: Plugins) -> str:
     width = max((len(task.name) for task in tasks), default=0)
     lines = ["usage: fivefold TASK [key=value …]", "", "Tasks:"]
     lines += [f"  {task.name:<{width}}  {task.summary}" for task in tasks]
-    unusable = [status for status in plugins.statuses if status.state != "ok"]
+    unusable = [s for s in plugins.statuses if s.state not in ("ok", "blocked")]
     text = "\n".join(lines) + "\n\nHow to go on:" + _ON
     if unusable or plugins.clashes():
         text += "\nSomething installed cannot be used: see `fivefold plugins`.\n"
