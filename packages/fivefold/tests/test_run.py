@@ -57,6 +57,28 @@ def test_an_access_token_is_refused_in_a_sweep_which_would_write_it(here, tmp_pa
     assert not (tmp_path / "all").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("shape:\n  token: hidden\n", 2),
+        ("hydra:\n  sweeper:\n    params:\n      shape.token: hidden,hidden too\n", 2),
+        ("shape:\n  token: ${oc.env:TOY_TOKEN}\n", 0),  # a reference is written as it stands
+    ],
+)
+def test_an_access_token_in_a_file_is_not_written_by_a_sweep(
+    here, tmp_path, monkeypatch, text, status
+):
+    monkeypatch.setenv("TOY_TOKEN", "hidden")
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(f"# @package _global_\n{text}")
+    ended = here("toy", "-m", "+experiment=own", "count=1,2", "hydra.sweep.dir=all")
+    assert ended[0] == status, ended
+    assert ("HF_TOKEN" in ended[2]) is (status == 2)
+    written = [path for path in (tmp_path / "all").rglob("*") if path.is_file()]
+    assert bool(written) is (status == 0)
+    assert not [path for path in written if "hidden" in path.read_text()]
+
+
 def test_an_access_token_is_not_in_the_line_of_an_error(here, tmp_path):
     status, _, err = here("toy", "shape.token=hidden", "act=refuse-token", "hydra.run.dir=out")
     assert (status, err) == (2, "fivefold: no entry (shape.token=(left out)); ask for one\n")

@@ -5,12 +5,13 @@ from argparse import ArgumentError, Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from .composing import Composer, composing
 from .description import Task
@@ -23,7 +24,7 @@ from .plugins import Plugins
 from .refusals import refusing
 from .result import Result
 from .rewriting import Rewritten
-from .secret import is_secret
+from .secret import is_secret, secrets_in
 from .shim import CommandLine
 from .tables import table_text
 
@@ -98,7 +99,7 @@ def _is_multirun(composer: Composer, lines: list[str]) -> bool:
 
 def _sweep(composer: Composer, job: Job, lines: list[str]) -> int:
     """Run a sweep and end with one table; its exit status is the worst of its jobs'."""
-    _refuse_secrets(lines)
+    _refuse_secrets(composer, lines)
     hydra, name = composer.hydra, composer.config_name
     returned: Any = None
     try:
@@ -110,15 +111,19 @@ def _sweep(composer: Composer, job: Job, lines: list[str]) -> int:
     return max((outcome.exit_status for outcome in outcomes), default=DONE)
 
 
-def _refuse_secrets(lines: list[str]) -> None:
-    """Refuse a secret among the overrides, which Hydra logs for each job and writes down."""
-    for key in (Override.read(line).key for line in lines):
-        if is_secret(key):
-            raise UserError(
-                "a sweep would write this into its folder",
-                setting=key,
-                remedy="set it in the environment, as HF_TOKEN for the Hugging Face hub",
-            )
+def _refuse_secrets(composer: Composer, lines: list[str]) -> None:
+    """Refuse a secret in overrides or files: Hydra logs the former, and writes both down."""
+    keys = [Override.read(line).key for line in lines]
+    found = next(filter(is_secret, keys), None)
+    if found is None:
+        cfg = composer.hydra.compose_config(composer.config_name, lines, RunMode.MULTIRUN)
+        found = next(secrets_in(cast("dict[str, Any]", OmegaConf.to_container(cfg))), None)
+    if found is not None:
+        raise UserError(
+            "a sweep would write this into its folder",
+            setting=found,
+            remedy="set it in the environment, as HF_TOKEN for the Hugging Face hub",
+        )
 
 
 def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
