@@ -1,5 +1,6 @@
 """What README and docs say is what the code does."""
 
+import ast
 import json
 import re
 import shutil
@@ -71,6 +72,16 @@ def test_every_start_command_names_a_session():
     named = [words[1] for _, words in documents.found("python3") if words[:1] == ["start.py"]]
     assert named
     assert set(named) <= set(sessions)
+
+
+def test_set_up_of_contributing_is_that_of_the_sessions():
+    """One library comes as source: without setuptools it cannot be built."""
+    noxfile = (HOUSE / "noxfile.py").read_text("utf-8")
+    backends = ast.literal_eval(re.search(r"(?m)^BACKENDS = (.*)$", noxfile)[1])
+    given = [words for name, words in documents.found("pip") if name == "CONTRIBUTING.md"]
+    assert given[0] == ["install", "-c", "constraints.txt", *backends]
+    assert "setuptools" in backends
+    assert noxfile.count('--no-build-isolation", *editable') == noxfile.count("*BACKENDS)")
 
 
 def test_ci_runs_the_test_command_of_the_readme():

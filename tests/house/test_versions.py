@@ -98,6 +98,13 @@ def test_installed_host_is_this_version():
     assert version("fivefold") == NUMBER
 
 
+def test_sessions_know_every_project():
+    """They are built, and each tested alone, from this list."""
+    noxfile = (HOUSE / "noxfile.py").read_text("utf-8")
+    folders = {file.parent.relative_to(HOUSE).as_posix() for file in FILES}
+    assert {path for path in folders if f'"{path}"' not in noxfile} == set()
+
+
 def test_changelog_knows_the_version_or_has_fragments_for_it():
     text = (HOUSE / "CHANGELOG.md").read_text("utf-8")
     fragments = [*HOUSE.glob("changelog/*.*.md")]
