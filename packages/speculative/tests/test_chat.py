@@ -5,7 +5,6 @@ import signal
 import sys
 from importlib import import_module
 from io import BytesIO, StringIO, TextIOWrapper
-from types import SimpleNamespace
 
 import pytest
 from fivefold.testing import compose
@@ -145,10 +144,8 @@ def test_the_first_ctrl_c_stops_the_answer_and_the_second_raises():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_line_that_is_no_utf_8_is_named_and_the_others_are_read(monkeypatch):
-    noted = []
-    run = SimpleNamespace(stdout_is_tty=False, note=noted.append)
+def test_a_line_that_is_no_utf_8_is_named_and_the_others_are_read(monkeypatch, capsys):
     piped = TextIOWrapper(BytesIO("Grüße\n".encode() + b"Gr\xfc\xdfe\nlast\n"))
     monkeypatch.setattr("sys.stdin", piped)
-    assert list(read_lines(run)) == ["Grüße\n", "last\n"]
-    assert noted == ["line 2: not UTF-8 text (byte 2 of the line); left out"]
+    assert list(read_lines(compose("chat", []))) == ["Grüße\n", "last\n"]
+    assert "line 2: not UTF-8 text (byte 2 of the line); left out" in capsys.readouterr().err
