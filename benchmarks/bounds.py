@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Machine:
         reading = weight_bytes(module) / self.bytes_per_second
         counting = 2 * num_weights(module) * rows / self.flops_per_second
         return max(reading, counting)
+
+
+def num_cores() -> int:
+    """Return the processors this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def measure(module: nn.Module, threads: int) -> Machine:

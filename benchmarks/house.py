@@ -18,7 +18,6 @@ before anything is measured. Ratios count only prompts on which both sides wrote
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -58,6 +57,7 @@ CHAINS: list[Mapping[str, Any]] = [
     {"chain": {"length": 4}},
 ]
 TREES: list[Mapping[str, Any]] = [
+    {"feature_head": {"topology": "feature_head_8"}},
     {"feature_head": {"topology": "feature_head_16"}},
     {"feature_head": {"topology": "feature_head_32"}},
     {"feature_head": {"widths": [3, 2, 1, 1]}},
@@ -80,7 +80,7 @@ class Case:
     thresholds: tuple[float, ...]
 
 
-FULL = Case(8, 128, 3, 2, (2, 4, 8), (0.0, 0.4))
+FULL = Case(6, 128, 3, 2, (2, 4, 8), (0.0, 0.4))
 QUICK = Case(4, 64, 1, 1, (3, 8), (0.4,))
 """The named smaller case: 4 prompts a set, 64 tokens, one repeat, one prompt to calibrate on."""
 
@@ -223,7 +223,7 @@ class Calibration:
 
     def tried(self, what: str, contestants: Sequence[Contestant]) -> dict[Threaded, float]:
         """Return everybody's speed, with one thread and with all."""
-        threads = sorted({1, num_cores()})
+        threads = sorted({1, bounds.num_cores()})
         speeds = {}
         for one in [Threaded(one, count) for one in contestants for count in threads]:
             speeds[one] = self.speed(one)
@@ -250,11 +250,6 @@ def fastest_of(
     """Return the fastest, among some contestants if they are given; None if there is none."""
     taking_part = [one for one in speeds if among is None or one.contestant in among]
     return max(taking_part, key=speeds.__getitem__, default=None)
-
-
-def num_cores() -> int:
-    """Return the processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 # ------------------------------------------------------------------------------- measurement

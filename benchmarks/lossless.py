@@ -13,14 +13,19 @@ Rows hold every cell; a text that differs is a row with the place where it parts
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from contestants import Ours, ours
+import torch
+from bounds import num_cores
+from contestants import ours
 from fivefold.result import Result
 from fivefold_lm import LanguageModel, ModelConfig, Sampler, SamplingConfig, load_model
 from fivefold_speculative import Request
@@ -39,6 +44,8 @@ METHODS: Methods = {
 TEMPERATURES = (0.3, 0.7, 1.0)
 NUCLEI = (1.0, 0.9)
 BATCHES = (1, 8)
+PART = 8
+"""Prompts that one process continues before it takes others: a ragged batch, or eight alone."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,14 @@ def main() -> int:
     result.environment |= {"quick_case": options.quick, "model": options.model, **vars(case)}
     model = load_model(ModelConfig(name=options.model), print)
     chosen = {name: METHODS[name] for name in options.methods or METHODS}
-    compare_texts(model, case, chosen, result)
-    audit_samplers(model, case, chosen, result)
+    with ProcessPoolExecutor(
+        options.processes,
+        multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(max(1, num_cores() // options.processes),),
+    ) as pool:
+        compare_texts(pool, model, case, chosen, result)
+        audit_samplers(pool, options.model, case, chosen, result)
     options.out.mkdir(parents=True, exist_ok=True)
     result.write(options.out)
     for name, value in result.figures.items():
@@ -84,18 +97,37 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/lossless"))
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), help="default: all")
+    parser.add_argument("--processes", type=int, default=num_cores(), help="share the work")
     return parser.parse_args()
 
 
-def compare_texts(model: LanguageModel, case: Case, methods: Methods, result: Result) -> None:
+@cache
+def loaded(name: str) -> LanguageModel:
+    """Return the model of this process, loaded once."""
+    return load_model(ModelConfig(name=name), print)
+
+
+# ------------------------------------------------------------------------------------- greedy text
+
+
+def compare_texts(
+    pool: Executor, model: LanguageModel, case: Case, methods: Methods, result: Result
+) -> None:
     """Compare greedy texts with plain decoding of one prompt at a time."""
     half = case.prompts // 2
     code, chat = spread(human_eval_prompts(), half), spread(chat_prompts(), half)
     prompts = [prompt for pair in zip(code, chat, strict=True) for prompt in pair]
     tokens = [model.encode(prompt.content) for prompt in prompts]
-    plain = list(texts(ours(model, "none"), tokens, case.tokens, 1))
-    for (name, spec), batch in product(methods.items(), BATCHES):
-        found = list(texts(ours(model, spec), tokens, case.tokens, batch))
+
+    def begun(spec: str | Mapping[str, Any], batch: int) -> list[Future[list[list[int]]]]:
+        parts = [tokens[at : at + PART] for at in range(0, len(tokens), PART)]
+        return [pool.submit(texts, model.name, spec, part, case.tokens, batch) for part in parts]
+
+    plainly = begun("none", 1)
+    running = {cell: begun(methods[cell[0]], cell[1]) for cell in product(methods, BATCHES)}
+    plain = [text for part in plainly for text in part.result()]
+    for (name, batch), parts in running.items():
+        found = [text for part in parts for text in part.result()]
         equal = [a == b for a, b in zip(found, plain, strict=True)]
         figure = f"equal_texts_{name}_batch_{batch}"
         result.figures[figure] = sum(equal) / len(equal)
@@ -110,47 +142,68 @@ def compare_texts(model: LanguageModel, case: Case, methods: Methods, result: Re
 
 
 def texts(
-    one: Ours, prompts: Sequence[list[int]], max_new_tokens: int, batch: int
-) -> Iterator[list[int]]:
-    """Continue all prompts greedily, some at a time."""
+    model: str,
+    spec: str | Mapping[str, Any],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    batch: int,
+) -> list[list[int]]:
+    """Continue prompts greedily, some at a time."""
+    one, found = ours(loaded(model), spec), []
     for at in range(0, len(prompts), batch):
         requests = [Request(prompt, max_new_tokens) for prompt in prompts[at : at + batch]]
         running = one.engine.batch(requests, text=False)
         for _ in running.steps():
             pass
-        yield from (record.tokens for record in running.session.records)
+        found += [record.tokens for record in running.session.records]
+    return found
 
 
-def audit_samplers(model: LanguageModel, case: Case, methods: Methods, result: Result) -> None:
+# ------------------------------------------------------------------------------------------- audit
+
+
+def audit_samplers(
+    pool: Executor, model: str, case: Case, methods: Methods, result: Result
+) -> None:
     """Audit every method under every sampler."""
     samplers = list(product(TEMPERATURES, NUCLEI))[-case.samplers :]
+    running = {
+        name: [pool.submit(audited, model, spec, case, *sampler) for sampler in samplers]
+        for name, spec in methods.items()
+    }
+    for name, parts in running.items():
+        rows = [{"method": name, **row} for part in parts for row in part.result()]
+        failed = sum(not row["passed"] for row in rows)
+        result.rows += rows
+        result.figures[f"checks_failed_{name}"] = float(failed)
+        print(f"checks_failed_{name} = {failed}", flush=True)
+
+
+def audited(
+    model: str, spec: Mapping[str, Any], case: Case, temperature: float, top_p: float
+) -> list[dict[str, object]]:
+    """Audit one method under one sampler and return a row a check."""
     config = AuditConfig(
         prompts=1,
         max_new_tokens=16,
         toy_samples=case.toy_samples,
         model_samples=case.model_samples,
     )
-    for name, spec in methods.items():
-        failed = 0
-        for temperature, top_p in samplers:
-            sampling = SamplingConfig(temperature=temperature, top_p=top_p)
-            sampler = Sampler(sampling, vocab_size=model.vocab_size)
-            engine = replace(ours(model, spec).engine, sampler=sampler)
-            for check in Audit(engine, config).checks():
-                failed += not check.passed
-                result.rows.append(
-                    {
-                        "method": name,
-                        "temperature": temperature,
-                        "top_p": top_p,
-                        "check": check.name,
-                        "passed": check.passed,
-                        "statistic": check.statistic,
-                        "threshold": check.threshold,
-                    }
-                )
-        result.figures[f"checks_failed_{name}"] = float(failed)
-        print(f"checks_failed_{name} = {failed}", flush=True)
+    target = loaded(model)
+    sampling = SamplingConfig(temperature=temperature, top_p=top_p)
+    sampler = Sampler(sampling, vocab_size=target.vocab_size)
+    engine = replace(ours(target, spec).engine, sampler=sampler)
+    return [
+        {
+            "temperature": temperature,
+            "top_p": top_p,
+            "check": check.name,
+            "passed": check.passed,
+            "statistic": check.statistic,
+            "threshold": check.threshold,
+        }
+        for check in Audit(engine, config).checks()
+    ]
 
 
 if __name__ == "__main__":

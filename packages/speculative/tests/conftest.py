@@ -35,7 +35,8 @@ def template():
     return TEMPLATE
 
 
-@pytest.fixture
-def cache(tmp_path_factory, monkeypatch):
-    """Keep the user's own cache out of the tests."""
-    monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path_factory.mktemp("cache")))
+@pytest.fixture(autouse=True)
+def cache(request, tmp_path_factory, monkeypatch):
+    """Keep the user's own cache out of the tests, but for those of the real model."""
+    if "model" not in request.keywords:
+        monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path_factory.mktemp("cache")))

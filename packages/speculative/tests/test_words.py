@@ -71,6 +71,12 @@ def test_settings_out_of_range_are_refused(values, words):
         ChainConfig(**values)
 
 
+@pytest.mark.parametrize("made", [set(), {"telepathy"}])
+def test_a_rule_is_refused_for_a_method_whose_proposals_nobody_knows(made):
+    with pytest.raises(UserError, match=r"lossless for .* proposals"):
+        check_rule("multi_step", made, greedy=False)
+
+
 def test_a_tree_of_nothing_but_a_root_is_refused():
     with pytest.raises(UserError, match="nothing but a root"):
         ExpansionConfig(widths=[])

@@ -105,8 +105,8 @@ def check_rule(rule: Rule | str, proposals: Collection[str], greedy: bool) -> No
             value=str(word),
             remedy="set sampling.temperature=0 or rule=auto",
         )
-    if not VALID_FOR[word] & {Proposal(proposal) for proposal in proposals}:
-        made = ", ".join(sorted(str(proposal) for proposal in proposals))
+    if VALID_FOR[word].isdisjoint(proposals):
+        made = ", ".join(sorted(map(str, proposals))) or "none that is known"
         valid = ", ".join(sorted(VALID_FOR[word] - {Proposal.EMPTY}))
         raise UserError(
             f"this rule is lossless for {valid} proposals, and the drafting method makes {made}",
