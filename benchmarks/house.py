@@ -80,7 +80,7 @@ class Case:
     thresholds: tuple[float, ...]
 
 
-FULL = Case(6, 128, 3, 2, (2, 4, 8), (0.0, 0.4))
+FULL = Case(6, 96, 3, 2, (2, 4, 8), (0.0, 0.4))
 QUICK = Case(4, 64, 1, 1, (3, 8), (0.4,))
 """The named smaller case: 4 prompts a set, 64 tokens, one repeat, one prompt to calibrate on."""
 

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
-from fivefold import UserError
+from fivefold import Method, UserError
 from fivefold_lm import FullAttention, Sampler, SamplingConfig
 from fivefold_lm._words import Capability
 from fivefold_lm.testing import tiny_model
@@ -28,6 +28,7 @@ from fivefold_speculative.config import (
     PlainConfig,
 )
 from fivefold_speculative.drafters import feature_head, model_tree, none
+from fivefold_speculative.engine import require
 from fivefold_speculative.toy import ToyDrafts, plain_greedy, toy_target
 
 TREE = ExpansionConfig(widths=[3, 2, 1])
@@ -379,3 +380,16 @@ def test_more_alternatives_than_the_vocabulary_has_are_all_of_it():
     session = open_session([Request(PROMPT, 3)], logprobs=100)
     (record,) = finish(session)
     assert [len(entry.top) for entry in record.logprobs] == [session.model.vocab_size] * 3
+
+
+def test_a_model_that_lacks_what_a_method_says_it_needs_is_refused_with_the_reason():
+    """A third party's method need not ask the session itself."""
+    lacking = Capability.TREE_ATTENTION
+    model = replace(
+        toy_target(),
+        capabilities=frozenset(Capability) - {lacking},
+        why_not={lacking: "toys are recurrent"},
+    )
+    require(model, Method("plain", object, "a:b", "", needs=frozenset({"task:generate"})))
+    with pytest.raises(UserError, match=r"no tree-attention: toys are recurrent"):
+        require(model, Method("tree", object, "a:b", "", needs=frozenset({lacking})))
