@@ -71,6 +71,7 @@ def main() -> int:
     result.environment |= {"quick_case": options.quick, "model": options.model, **vars(case)}
     model = load_model(ModelConfig(name=options.model), print)
     chosen = {name: METHODS[name] for name in options.methods or METHODS}
+    options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(
         options.processes,
         multiprocessing.get_context("spawn"),
@@ -78,8 +79,10 @@ def main() -> int:
         initargs=(max(1, num_cores() // options.processes),),
     ) as pool:
         compare_texts(pool, model, case, chosen, result)
+        result.status = "partial"  # until the audits are done as well
+        result.write(options.out)
         audit_samplers(pool, options.model, case, chosen, result)
-    options.out.mkdir(parents=True, exist_ok=True)
+    result.status = "ok"
     result.write(options.out)
     for name, value in result.figures.items():
         print(f"{name} = {value}")
