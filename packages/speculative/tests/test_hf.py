@@ -225,6 +225,16 @@ def test_processors_with_a_memory_are_refused():
         MODEL.module.generate(ONE, custom_generate=fivefold_generate, **guided)
 
 
+def test_positions_of_the_mask_are_taken_and_others_refused():
+    positions = (MASK.cumsum(-1) - 1).clamp(min=0)
+    settings = {"attention_mask": MASK, "max_new_tokens": 8, "do_sample": False}
+    stock = MODEL.module.generate(PADDED, position_ids=positions, **settings)
+    settings["custom_generate"] = fivefold_generate
+    assert torch.equal(MODEL.module.generate(PADDED, position_ids=positions, **settings), stock)
+    with pytest.raises(UserError, match="position_ids"):
+        MODEL.module.generate(PADDED, position_ids=positions + 3, **settings)
+
+
 def test_prompts_padded_on_the_right_are_refused():
     with pytest.raises(UserError, match="padding_side"):
         MODEL.module.generate(

@@ -13,7 +13,7 @@ from fivefold_lm.layout import why_no_tree
 from fivefold_lm.models import context_len
 from transformers import PreTrainedModel
 
-from .draft_model import DraftKind, DraftLoader, DraftModel
+from .draft_model import DraftKind, DraftLoader, DraftModel, no_feature_head
 from .task_configs import TASKS, parse_method
 
 _GENERATE = TASKS[0]
@@ -118,12 +118,7 @@ def _as_draft(module: PreTrainedModel, target: LanguageModel) -> DraftModel:
 def _of_kind(draft: DraftModel, kind: DraftKind) -> DraftModel:
     """Return a given model as a draft of a kind; only an independent one is a model."""
     if kind is DraftKind.FEATURE_HEAD:
-        raise UserError(
-            "a feature head is a draft file made for one target, no model of its own",
-            setting="draft",
-            value=draft.name,
-            remedy='leave draft out, or choose drafting="chain"',
-        )
+        raise no_feature_head(draft.name, "draft", 'leave draft out, or choose drafting="chain"')
     return draft
 
 

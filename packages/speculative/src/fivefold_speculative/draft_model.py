@@ -102,6 +102,16 @@ class DraftModel:
         return self.head(hidden).float()
 
 
+def no_feature_head(name: str, setting: str, remedy: str) -> UserError:
+    """Return the refusal of a whole model where a feature head is needed."""
+    return UserError(
+        "a feature head is a draft file made for one target, no model of its own",
+        setting=setting,
+        value=name,
+        remedy=remedy,
+    )
+
+
 class DraftLoader:
     """Finds draft models for a target; loads each once.
 
@@ -142,11 +152,8 @@ class DraftLoader:
         if name.endswith(".safetensors"):
             return self._read(Path(name), name, kind)
         if kind is DraftKind.FEATURE_HEAD:
-            raise UserError(
-                "a feature head is a draft file made for one target, no model of its own",
-                setting=_SETTING,
-                value=name,
-                remedy="give a .safetensors file written by the recipe, or shipped",
+            raise no_feature_head(
+                name, _SETTING, "give a .safetensors file written by the recipe, or shipped"
             )
         return DraftModel.of(self._load_model(name), self._target)
 

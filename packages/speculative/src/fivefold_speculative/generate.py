@@ -14,7 +14,14 @@ from fivefold import Run, UserError
 from .answer_file import AnswerFile
 from .answers import Answer, Job, Piece, answer, failure, make_jobs
 from .engine import Engine
-from .prompt_sets import BrokenLine, Prompt, parse_records, parse_text, read_prompts
+from .prompt_sets import (
+    BrokenLine,
+    Prompt,
+    holds_records,
+    parse_records,
+    parse_text,
+    read_prompts,
+)
 from .task_configs import GenerateConfig
 
 
@@ -59,7 +66,7 @@ def prompts_of(config: GenerateConfig) -> list[Prompt | BrokenLine]:
 
 def reads_records(config: GenerateConfig) -> bool:
     """Say whether the input is JSONL, which is answered in JSONL however many lines it has."""
-    return config.input == "-" or config.input.lower().endswith(".jsonl")
+    return holds_records(config.input)
 
 
 def output_of(config: GenerateConfig) -> Path | None:

@@ -139,7 +139,7 @@ def _sampler(
     """Let the prepared processors do everything; the noise's seed comes from torch's generator."""
     seed = int(torch.randint(2**63 - 1, (1,))) if config.do_sample else 0
     sampling = SamplingConfig(temperature=1.0 if config.do_sample else 0.0, seed=seed)
-    drafts = replace(sampling)
+    drafts = sampling
     if config.do_sample:
         drafts = SamplingConfig(
             temperature=config.temperature or 1.0,
@@ -213,8 +213,23 @@ def _check(
                 value=type(model_kwargs[name]).__name__,
                 remedy="leave it out, or use generate without custom_generate",
             )
+    if not _counts_from_zero(model_kwargs):
+        raise UserError(
+            "positions other than 0, 1, ... after the padding are not kept",
+            setting="position_ids",
+            remedy="leave it out, or use generate without custom_generate",
+        )
     if model.config.is_encoder_decoder:
         raise UserError("an encoder-decoder has no single text", setting="model")
+
+
+def _counts_from_zero(model_kwargs: Mapping[str, Any]) -> bool:
+    """Say whether positions, if any were given, are those that the attention mask means."""
+    given, mask = model_kwargs.get("position_ids"), model_kwargs.get("attention_mask")
+    if given is None:
+        return True
+    seen = torch.ones_like(given) if mask is None else mask.to(given.device)
+    return bool(torch.equal(given * seen, (seen.cumsum(-1) - 1) * seen))
 
 
 def _pad_id(config: GenerationConfig) -> int:

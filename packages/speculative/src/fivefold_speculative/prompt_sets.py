@@ -41,6 +41,11 @@ class _BrokenRecordError(Exception):
     """A record that holds no prompt, with the reason."""
 
 
+def holds_records(file: str) -> bool:
+    """Say whether a file of this name, or standard input (`-`), is JSONL."""
+    return file == "-" or file.lower().endswith(".jsonl")
+
+
 def read_prompts(path: Path, setting: str = "input") -> list[Prompt | BrokenLine]:
     """Read a file of prompts.
 
@@ -61,7 +66,7 @@ def read_prompts(path: Path, setting: str = "input") -> list[Prompt | BrokenLine
         raise UserError(
             f"cannot read the file: {error.strerror}", setting=setting, value=str(path)
         ) from None
-    if path.suffix.lower() == ".jsonl":
+    if holds_records(str(path)):
         return parse_records(data, str(path), setting)
     return [Prompt("1", parse_text(data, setting, str(path)))]
 
