@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
     """Run `nox -s SESSION [-- …]` and return its exit status."""
     if sys.version_info < (3, 11):  # noqa: UP036 - older ones are what it is here to refuse
         sys.exit(f"start.py: this is Python {sys.version.split()[0]}; Fivefold needs 3.11 or newer")
-    # A shell that runs us in the background (`&`) has Ctrl-C ignored in all that we start; the tests
-    # that interrupt a run would wait for ever.
+    # A shell that runs us in the background (`&`) has Ctrl-C ignored in all that we start: the
+    # tests that interrupt a run would wait for ever.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     install_nox()
     session = ["-s", *arguments] if arguments else ["--list"]
