@@ -33,11 +33,11 @@ def block(text: str) -> str:
 def method_settings(hook: str, name: str) -> str:
     """Return the part of the help that describes one method's settings."""
     lines = fivefold("generate", "--help", f"{hook}={name}").splitlines()
-    start = next(n for n, line in enumerate(lines) if line.startswith(f"{hook}=METHOD"))
-    rest = lines[start:]
-    part = rest[: rest.index("")]
-    first = next((n for n, line in enumerate(part) if line.startswith(f"  {hook}.")), None)
-    return "\n".join(part[first:]) if first else ""
+    title = f" Settings of {name}:"
+    if title not in lines:
+        return ""
+    rest = lines[lines.index(title) + 1 :]
+    return "\n".join(rest[: rest.index("")])
 
 
 def page() -> str:

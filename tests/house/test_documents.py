@@ -171,6 +171,14 @@ def test_command_line_reference_is_what_the_help_says(python, with_template):
     )
 
 
+def test_command_line_reference_has_the_settings_of_every_method():
+    page = (HOUSE / "docs" / "reference" / "command-line.md").read_text("utf-8")
+    for method in ("prompt_lookup", "chain", "expansion", "feature_head"):
+        _, found, settings = page.partition(f"### drafting={method}\n")
+        assert found
+        assert "  drafting." in settings.partition("###")[0]
+
+
 def test_python_of_the_hugging_face_page_runs(python, tmp_path):
     from fivefold_lm.testing import tiny_model
 

@@ -108,6 +108,19 @@ def test_a_failure_is_not_remembered_nor_what_other_settings_gave(monkeypatch):
     assert self_test(model, Tuned(2.0)).tolerance == 1.0  # measured again
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_fault_is_caught_in_every_format(dtype):
+    class Inverted(Damaged):
+        def attend(self, layer, query, key, value, mask, scale, *, softcap=None):
+            return super().attend(layer, query, key, value, 0 * mask, scale, softcap=softcap)
+
+    model = tiny_model()
+    model.module.to(dtype)
+    assert self_test(model, FullAttention()).passed
+    with pytest.raises(UserError, match=f"off by .*model.dtype={dtype}".replace("torch.", "")):
+        self_test(model, Inverted())
+
+
 def test_a_wrong_packed_product_is_caught():
     model = tiny_model()
     pack_linears(model.module)

@@ -119,3 +119,9 @@ def test_the_real_model_loads_in_seconds_and_passes_its_self_test():
         prompt = rows.logits[:, 0].argmax(-1, keepdim=True)
         written += prompt[0].tolist()
     assert written == stock[0, len(ids) :].tolist()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_real_model_passes_its_self_test_in_every_format(dtype):
+    assert self_test(load_model(ModelConfig(dtype=dtype)), FullAttention()).passed

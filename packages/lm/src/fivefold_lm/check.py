@@ -28,7 +28,8 @@ LEAVES = (4, 6, 7)  # the paths to these hold every node
 KEPT = ((0, 1, 3, 6), (0, 2))  # the path kept in each row
 ROWS = (9, 4)  # prompt lengths: ragged, and the longer one beyond WINDOW
 WINDOW = 5  # a sliding window is narrowed to this during the test, so that it matters
-VERSION = 1  # of this test: a new one forgets what older ones found
+VERSION = 2  # of this test: a new one forgets what older ones found
+TEXTS = {torch.float32: 1}  # scored; more in formats whose rounding sometimes looks like a fault
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 
 
@@ -37,7 +38,9 @@ class SelfTest:
     """What the self-test found."""
 
     error: float
-    """Largest difference of logits, in standard deviations of the plain model's logits."""
+    """Largest difference of logits, in standard deviations of the plain model's logits. Of several
+    texts the least counts at each place: a fault of structure shows in all of them, rounding that
+    happened to grow in one."""
     tolerance: float
     """Largest difference that rounding explains."""
 
@@ -71,7 +74,8 @@ def self_test(model: LanguageModel, attention: AttentionMethod) -> SelfTest:
             f"self-test: this model's tree forward is off by {found.error:.2g} standard deviations",
             setting="model.name",
             value=model.name,
-            remedy=f"it cannot be decoded with attention={attention.name}; choose another model",
+            remedy=f"choose another model: with attention={attention.name} and "
+            f"model.dtype={str(model.dtype).removeprefix('torch.')} it cannot be decoded",
         )
     return found
 
@@ -80,7 +84,7 @@ def _measure(model: LanguageModel, attention: AttentionMethod) -> SelfTest:
     """Score the same texts both ways; whatever either raises means that they cannot be compared."""
     try:
         with torch.no_grad(), _narrowed(model):
-            got, wanted = _score(model, attention)
+            errors = [_errors(model, attention, text) for text in range(TEXTS.get(model.dtype, 3))]
     except UserError:
         raise
     except Exception as error:
@@ -90,19 +94,28 @@ def _measure(model: LanguageModel, attention: AttentionMethod) -> SelfTest:
             value=model.name,
             remedy="choose a model with plain or sliding-window attention",
         ) from error
-    spread = float(wanted.std()) or 1.0
-    worst = float((got - wanted).abs().max()) / spread
+    worst = float(torch.stack(errors).amin(0).max())
     tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
     return SelfTest(worst if math.isfinite(worst) else math.inf, tolerance)
 
 
-def _score(model: LanguageModel, attention: AttentionMethod) -> tuple[Tensor, Tensor]:
+def _errors(model: LanguageModel, attention: AttentionMethod, text: int) -> Tensor:
+    """Return the largest difference of logits at each token, in standard deviations."""
+    got, wanted = _score(model, attention, text)
+    spread = float(wanted.std()) or 1.0
+    worst: Tensor = (got - wanted).abs().amax(-1) / spread
+    return worst.nan_to_num(nan=math.inf)
+
+
+def _score(
+    model: LanguageModel, attention: AttentionMethod, text: int
+) -> tuple[Tensor, Tensor]:
     """Verify a tree over ragged rows, keep a path, take one more step; score the same plainly.
 
     Returns:
         Logits [token, vocab] of tree and step, and those of the untouched model.
     """
-    prompts, nodes, last = _tokens(model)
+    prompts, nodes, last = _tokens(model, text)
     tree, after = _run_tree(model, attention, prompts, nodes, last)
     texts, got = [], []
     for row, length in enumerate(ROWS):
@@ -155,11 +168,12 @@ def _plain(model: LanguageModel, texts: list[list[int]]) -> Tensor:
     return logits
 
 
-def _tokens(model: LanguageModel) -> tuple[Tensor, Tensor, Tensor]:
+def _tokens(model: LanguageModel, text: int) -> tuple[Tensor, Tensor, Tensor]:
     """Spread tokens over the vocabulary: prompts, nodes, and one more a row."""
     batch, nodes = len(ROWS), len(PARENTS)
     count = batch * (max(ROWS) + nodes + 1)
-    ids = torch.arange(1, count + 1, device=model.device) * 7919 % model.vocab_size
+    first = 1 + text * count
+    ids = torch.arange(first, first + count, device=model.device) * 7919 % model.vocab_size
     sizes = [batch * max(ROWS), batch * nodes, batch]
     prompts, drafted, last = torch.split(ids, sizes)
     return prompts.view(batch, -1), drafted.view(batch, -1), last.view(batch, -1)
