@@ -49,8 +49,8 @@ LIGHT = {
     "prompt_and_input": (["generate", "prompt=hi", "input=some.jsonl"], "input=some.jsonl", "one"),
     "unknown_experiment": (
         ["generate", "prompt=hi", "+experiment=none_such"],
-        "none_such",
-        "generate --help",
+        "conf/experiment",
+        "root folder of a checkout",
     ),
     "unknown_method_in_bench": (["bench", "methods=[chian]"], "chian", "chain"),
 }

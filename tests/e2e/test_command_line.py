@@ -54,6 +54,36 @@ def test_greedy_text_is_that_of_plain_decoding(fivefold, tiny, tiny_draft, metho
     assert fast_row["token_ids"] == plain_row["token_ids"]
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "threads"),
+    [(["runtime.threads=2"], {"OMP_NUM_THREADS": "1"}, 2), ([], {"OMP_NUM_THREADS": "1"}, 1)],
+)
+def test_result_says_how_many_threads_were_used(fivefold, tiny, words, environment, threads):
+    ended = fivefold("generate", "prompt=ab", f"model={tiny}", *SHORT, *words, env=environment)
+    assert ended.status == 0, ended.err
+    assert ended.result["environment"]["threads"] == threads
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("generate st", "stop="),
+        ("generate drafting=expansion drafting.w", "drafting.widths="),
+        ("bench meth", "methods="),
+        ("cache c", "clear"),
+    ],
+)
+def test_completion_offers_what_can_be_typed(typed, offered):
+    command = [sys.executable, "-m", "fivefold", "-sc", "query=bash"]
+    environment = {**os.environ, "COMP_LINE": f"fivefold {typed}"}
+    assert subprocess.check_output(command, env=environment, text=True) == f"{offered}\n"
+
+
+def test_task_of_a_blocked_wheel_is_said_to_be_blocked(fivefold):
+    line = fivefold("generate", "prompt=hi", env={"FIVEFOLD_BLOCK": "fivefold-speculative"}).refusal
+    assert "blocked by FIVEFOLD_BLOCK: fivefold-speculative" in line
+
+
 def test_same_seed_gives_the_same_sampled_text(fivefold, tiny):
     words = ["prompt=ab", f"model={tiny}", "sampling.temperature=1", "sampling.seed=3", *SHORT]
     first, second = (fivefold("generate", *words).result["rows"] for _ in range(2))

@@ -43,6 +43,8 @@ class ToyConfig:
     labels: dict[str, str] = field(default_factory=dict)
     maybe: str | None = None
     act: str = "say"
+    tone: str = field(default="plain", metadata={"choices": ("plain", "soft", "sharp")})
+    """How to say it."""
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -231,6 +233,52 @@ class Command:
 
     def result(self, folder: str) -> dict:
         return json.loads((self.cwd / folder / "result.json").read_text(encoding="utf-8"))
+
+
+AWKWARD = [
+    "a,b",
+    "",
+    " ",
+    "trailing  ",
+    " leading",
+    "12",
+    "1e3",
+    "null",
+    "true",
+    "???",
+    "\ufdd0",
+    "\ufdd0???",
+    "~",
+    "Ü",
+    "a=b=c",
+    "[1, 2",
+    "{a: b}",
+    "it's",
+    '"quoted"',
+    "'",
+    '"',
+    "\\",
+    "\\'",
+    "\\\\'",
+    "ends with \\",
+    "line\nbreak",
+    "\\\n",
+    "tab\there",
+    "${x}",
+    "${x",
+    "\\${x}",
+    "\\\\${oc.env:HOME}",
+    "choice(a,b)",
+    "#comment",
+    "\u2028\x85\x1b",
+    "🙂",
+]
+
+
+@pytest.fixture(params=AWKWARD)
+def awkward(request) -> str:
+    """Text that a shell, a grammar or a file may read something else from."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

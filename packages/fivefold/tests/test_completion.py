@@ -2,6 +2,7 @@
 
 import pytest
 from fivefold.completion import suggestions
+from fivefold.shim import FLAG_VALUES
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,23 @@ from fivefold.completion import suggestions
         ("fivefold toy shape.", {"shape.name=", "shape.sides="}, set()),
         ("fivefold toy mood=", {"mood=calm", "mood=very-loud"}, set()),
         ("fivefold toy debug=t", {"debug=true"}, {"debug=false"}),
+        ("fivefold toy mood", {"mood=", "moods="}, {"mood=calm"}),
+        ("fivefold toy wor", {"words="}, {"words."}),
+        ("fivefold toy words=", {"words=["}, {"words=[calm]"}),
+        ("fivefold toy lab", {"labels="}, {"labels."}),
+        ("fivefold toy moods=", {"moods=[calm]", "moods=[very-loud]"}, {"moods=calm"}),
+        ("fivefold toy moods=[v", {"moods=[very-loud]"}, {"moods=[calm]"}),
+        ("fivefold toy tone=", {"tone=plain", "tone=soft", "tone=sharp"}, set()),
+        ("fivefold toy tone=so", {"tone=soft"}, {"tone=plain"}),
+        ("fivefold toy count=", {"count=1"}, set()),
+        ("fivefold toy sha", {"shape=", "shape."}, set()),
+        ("fivefold toy ", {"fixed=", "shape."}, {"drafting.", "fixed.", "hydra"}),
+        ("fivefold cache ", {"list", "size", "clear", "action="}, {"toy"}),
+        ("fivefold cache c", {"clear"}, {"cache"}),
+        ("fivefold cache clear ", {"entry="}, {"clear", "toy"}),
+        ("fivefold toy hydra.run.", {"hydra.run.dir="}, set()),
+        ("fivefold toy hydra/launch", {"hydra/launcher="}, set()),
+        ("fivefold toy +", set(), {"+drafting=", "+shape=", "+hydra"}),
         ("fivefold toy text='a, b\"' cou", {"count="}, set()),
         ("fivefold toy text='not closed cou", set(), set()),
         ("fivefold toy --multirn cou", {"count="}, set()),
@@ -34,6 +52,45 @@ def test_the_word_being_typed_is_completed(toys, tmp_path, monkeypatch, typed, s
     found = set(suggestions(typed, toys))
     assert some <= found
     assert not others & found
+
+
+SHARED = {"--help", "--cfg", "--info", "--hydra-help", "--version", "--resolve"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "some", "others"),
+    [
+        ("fivefold -", SHARED | {"--multirun", "--shell-completion"}, {"--json", "-m"}),
+        ("fivefold toy --", SHARED | {"--multirun"}, {"--json", "--shell-completion", "text="}),
+        ("fivefold plugins --", SHARED | {"--json"}, {"--multirun"}),
+        ("fivefold toy --c", {"--cfg", "--config-dir"}, {"--help", "--config-name"}),
+        ("fivefold toy --cfg ", {"job", "hydra", "all"}, {"text="}),
+        ("fivefold --info d", {"defaults", "defaults-tree"}, {"config", "toy"}),
+        ("fivefold toy --info cou", {"count="}, {"config"}),
+    ],
+)
+def test_flags_that_have_a_use_are_completed(toys, tmp_path, monkeypatch, typed, some, others):
+    monkeypatch.chdir(tmp_path)
+    found = set(suggestions(typed, toys))
+    assert some <= found
+    assert not others & found
+
+
+def test_what_may_follow_a_flag_is_what_hydra_takes():
+    from hydra._internal.utils import get_args_parser
+
+    actions = {flag: a for a in get_args_parser()._actions for flag in a.option_strings}
+    for flag, values in FLAG_VALUES.items():
+        assert set(values) == set(actions[flag].choices)
+
+
+def test_compositions_and_options_in_files_are_completed(toys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "one.yaml").write_text("")
+    assert suggestions("fivefold toy +", toys) == ["+experiment="]
+    assert suggestions("fivefold toy +experiment=", toys) == ["+experiment=one"]
+    assert suggestions("fivefold toy exp", toys) == []  # without its + it composes nothing
 
 
 def test_files_are_completed_too(toys, tmp_path, monkeypatch):

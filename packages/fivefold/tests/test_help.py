@@ -30,6 +30,7 @@ def test_the_help_of_a_task_has_every_setting_with_default_type_and_doc(here):
     assert "  ratio=null  <number>\n" in out
     assert "  mood=calm  <calm|very-loud>\n" in out
     assert "  words=[]  <[text,…]>\n" in out
+    assert "  tone=plain  <plain|soft|sharp>\n      How to say it.\n" in out
     assert "shape=small|wide|NAME (default small):" in out
     assert "  shape.sides=4  <whole number>" in out
     assert "  debug=false" in out

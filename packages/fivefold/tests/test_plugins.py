@@ -121,6 +121,11 @@ BROKEN = {
     "in_a_list": (field("list[Callable]"), "Config.depth: Callable is not supported"),
     "in_a_dictionary": (field("dict[tuple, int]"), "a dictionary's key cannot be"),
     "alternatives": (field("int | list[int]"), "only numbers, text and Enums can be alternatives"),
+    "choices": (
+        "from dataclasses import field\n"
+        + method(GOOD).replace("int = 2", "str = field(default='', metadata={'choices': 3})"),
+        "Config.depth: choices must be a list of text, not 3",
+    ),
     "endless": (field("Config | None"), "Config holds itself"),
     "unreadable": (
         "class Proxy:\n    __class__ = property(lambda self: 1 / 0)\nproxy = Proxy()\n",
@@ -259,6 +264,23 @@ def test_blocking_one_of_two_wheels_lets_the_other_be_chosen(sound, command_on, 
     assert "blocked" in command("plugins", FIVEFOLD_BLOCK=blocked).stdout
     assert "cannot be used" in command().stdout
     assert "cannot be used" not in command(FIVEFOLD_BLOCK=blocked).stdout  # it was asked for
+
+
+def test_what_a_blocked_wheel_would_bring_is_said_to_be_blocked(sound, command_on):
+    command = command_on(sound.folder)
+    for words in (["draw"], ["dram", "x=1"]):
+        done = command(*words, FIVEFOLD_BLOCK="draw")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "blocked by FIVEFOLD_BLOCK: draw 1.2 (see `fivefold plugins`)" in done.stderr
+    done = command("draw", FIVEFOLD_BLOCK="pencil")
+    assert "(drafting=pencil); take it out of FIVEFOLD_BLOCK" in done.stderr
+    assert "FIVEFOLD_BLOCK" not in command("draw", "drafting=pen").stderr
+
+
+def test_wheels_that_did_not_load_and_blocked_ones_are_told_apart(sound, command_on):
+    sound("fivefold-chalk", {"chalk": "import dust_of_chalk\n"}, entry="chalk = chalk")
+    done = command_on(sound.folder)("draw", "drafting=pen", FIVEFOLD_BLOCK="pencil")
+    assert "did not load: fivefold-chalk 1.2, blocked by FIVEFOLD_BLOCK: pencil 1.2" in done.stderr
 
 
 def test_two_tasks_of_one_name_are_an_error_only_when_run(sound, command_on):

@@ -1,5 +1,7 @@
 """What a user may get wrong is one line on stderr and exit status 2, never a traceback."""
 
+import shlex
+
 import pytest
 
 WRONG = {
@@ -38,7 +40,17 @@ WRONG = {
     "empty method": (["toy", "drafting="], ["drafting="]),
     "method taken away": (["toy", "~drafting"], ["always has a method"]),
     "unknown option": (["toy", "fixed=two"], ["(fixed=two)", "one"]),
-    "unknown experiment": (["toy", "+experiment=x"], ["experiment=x"]),
+    "no folder of experiments": (
+        ["toy", "+experiment=x"],
+        [
+            "no folder conf/experiment here (experiment=x)",
+            "in the root folder of a checkout, or where conf/experiment/NAME.yaml is",
+        ],
+    ),
+    "unknown key added, much like another": (
+        ["toy", "+shap=x"],
+        ["no such setting (shap=x); did you mean shape?"],
+    ),
     "unknown enum value": (["toy", "mood=clam"], ["(mood=clam)", "did you mean calm?"]),
     "unknown value in a list": (["toy", "moods=[calm,lod]"], ["moods=lod", "calm"]),
     "not a number": (["toy", "count=x"], ["(count=x)", "whole number"]),
@@ -46,7 +58,9 @@ WRONG = {
     "number with a fraction": (["toy", "count=1.5"], ["(count=1.5)", "whole number"]),
     "not a truth value": (["toy", "debug=perhaps"], ["(debug=perhaps)", "true|false"]),
     "unparsable": (["toy", "count=[1"], ["(count=[1)"]),
-    "unparsable list": (["toy", 'words=[a b"]'], ['words=[a b"]']),
+    "unparsable list": (["toy", 'words=[a b"]'], ['words=[a b"]', """'words=["a b"]'"""]),
+    "a mark in a list": (["toy", "words=[!]"], ["""(words=[!]); quote its items: 'words=["!"]'"""]),
+    "an open list": (["toy", "words=["], ["""(words=[); quote its items: 'words=["a b"]'"""]),
     "not a list": (["toy", "words=a"], ["words=[a]"]),
     "several numbers": (["toy", "count=1,2"], ["(count=1,2)", "-m"]),
     "several methods": (["toy", "drafting=bold,steady"], ["drafting=bold,steady", "-m"]),
@@ -82,6 +96,35 @@ def test_it_is_one_line_with_the_nearest_valid_names(here, kind):
     assert len(err) < 500
     for part in said:
         assert part in err
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("coun", "did you mean count?"),
+        ("side", "did you mean shape.sides?"),  # in another node, and really close
+        ("sid", "see `fivefold toy --help`"),
+        ("shape.coun", "did you mean count?"),
+        ("shape.sids", "did you mean shape.sides?"),
+        ("shape.xyz", "see `fivefold toy --help`"),
+        ("nothing_like_it", "see `fivefold toy --help`"),
+    ],
+)
+def test_only_a_setting_that_is_close_is_suggested(here, key, remedy):
+    assert here("toy", f"{key}=1")[2] == f"fivefold: no such setting ({key}=1); {remedy}\n"
+
+
+def test_an_experiment_that_is_not_there_is_met_with_the_nearest(here, tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "loud.yaml").write_text("")
+    err = here("toy", "+experiment=laud")[2]
+    assert err.startswith("fivefold: no such experiment (experiment=laud); did you mean loud?")
+
+
+def test_what_is_suggested_for_a_list_can_be_typed(here):
+    err = here("toy", 'words=[it\'s "so", !]')[2]
+    (typed,) = shlex.split(err.rpartition("items:")[2])
+    assert here("toy", typed, "hydra.run.dir=out")[0] == 0
 
 
 @pytest.mark.parametrize("words", [["toy", "count=x"], ["toy", "act=refuse"], ["toy", "count=-1"]])

@@ -28,10 +28,13 @@ def test_a_run_leaves_configuration_log_and_result(here, tmp_path):
     assert record["error"] is None
     assert record["figures"] == {"said": 2}
     assert record["rows"] == [{"number": 0, "text": "hello"}, {"number": 1, "text": "hello"}]
-    assert {"fivefold", "python", "cpu", "threads", "torch"} <= set(record["environment"])
-    assert record["environment"]["methods"] == {"drafting": "bold"}
+    environment = record["environment"]
+    assert {"fivefold", "python", "cpu", "torch"} <= set(environment)
+    assert environment["cores"] == len(os.sched_getaffinity(0))
+    assert environment["threads"] is None  # the toy computes nothing
+    assert environment["methods"] == {"drafting": "bold"}
     lines = (tmp_path / "out" / "config.yaml").read_text().splitlines()
-    assert lines[0] == "# fivefold toy drafting=bold shape=small"
+    assert lines[0] == "# fivefold toy shape=small count=2 drafting=bold"
     assert "  nodes: 8" in lines
     assert (tmp_path / "out" / "toy.log").exists()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".result")]
@@ -180,6 +183,21 @@ def test_a_reader_that_leaves_ends_the_run_quietly(command):
     assert command.result("out")["status"] == "partial"
 
 
+@pytest.mark.parametrize("flags", [["--info"], ["--cfg", "all"], ["--help"]])
+def test_a_reader_that_has_left_is_not_complained_of(command, flags):
+    with command.start("toy", *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        err = running.stderr.read()
+        assert running.wait(30) == 0
+    assert err == b""
+
+
+def test_what_hydra_composed_is_shown_up_to_what_it_refuses(here):
+    status, out, err = here("toy", "count=x", "--info")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "Config search path" in out
+
+
 def test_a_sweep_runs_each_and_ends_with_one_table(here, tmp_path):
     words = ["-m", "toy", "count=1,2", "drafting=steady,bold", "hydra.sweep.dir=all"]
     status, out, _ = here(*words)
@@ -198,7 +216,7 @@ def test_hydras_own_mode_makes_a_sweep_too(here, tmp_path):
     (tmp_path / "conf" / "experiment" / "both.yaml").write_text(text)
     for words in (["hydra.mode=MULTIRUN"], ["+experiment=both"]):
         status, out, err = here("toy", *words, "hydra.sweep.dir=all")
-        assert (status, "jobs" in out) == (0, True), err
+        assert (status, "fivefold toy: " in out) == (0, True), err
     assert out.count("hello\n") == 2
 
 
@@ -242,8 +260,18 @@ def test_a_sweep_over_experiments(here, tmp_path):
 def test_an_interrupted_sweep_stops_and_shows_what_was_finished(here):
     status, out, _ = here("-m", "toy", "count=1,2", "act=interrupt", "hydra.sweep.dir=all")
     assert status == 130
-    assert "1 jobs" in out
+    assert "fivefold toy: 1 job\n" in out
     assert "partial" in out
+
+
+def test_the_table_of_a_sweep_tells_the_jobs_apart(here, tmp_path):
+    words = ["text=the same", "count=1,2", "shape.sides=3"]
+    _, out, _ = here("-m", "toy", *words, "hydra.sweep.dir=all")
+    assert "fivefold toy: 2 jobs\n" in out
+    rows = [line.split() for line in out.rstrip().splitlines()[-2:]]
+    assert rows == [["0", "count=1", "ok", "1"], ["1", "count=2", "ok", "2"]]
+    record = json.loads((tmp_path / "all" / "result.json").read_text())
+    assert record["rows"][0]["overrides"] == "text=the same count=1 shape.sides=3"
 
 
 def test_a_sweep_with_a_value_of_the_wrong_type_is_refused_before_it_starts(here, tmp_path):

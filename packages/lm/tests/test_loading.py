@@ -1,6 +1,7 @@
 """Models are found, converted once and loaded; what cannot be is refused in one line."""
 
 import json
+import logging
 import multiprocessing
 import re
 import shutil
@@ -14,10 +15,13 @@ from fivefold_lm.config import ModelConfig
 from fivefold_lm.gguf_file import converted
 from fivefold_lm.loading import explain, load
 from fivefold_lm.models import load_model
+from fivefold_lm.quiet import without_hub_warnings
 from fivefold_lm.store import made_once
 from fivefold_lm.testing import plain_logits
 from huggingface_hub import constants
 from huggingface_hub import errors as hub
+from huggingface_hub.utils import get_session
+from huggingface_hub.utils import logging as hub_logging
 from transformers import BertConfig, T5Config
 
 TOKENS = [1, 5, 3, 9, 2]
@@ -163,6 +167,44 @@ def test_offline_is_said_with_a_remedy(monkeypatch):
     assert "model=smollm2" in line
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    """A machine whose requests all end without an answer; returns those that were made."""
+    asked = []
+
+    def request(self, *arguments, **options):
+        asked.append(arguments or options)
+        raise OSError("[Errno -2] Name or service not known")
+
+    client = type(get_session())
+    monkeypatch.setattr(client, "request", request)
+    monkeypatch.setattr(client, "send", request)
+    return asked
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_said_in_one_line(no_network, capfd, caplog):
+    line = refusal(name="nobody/nothing-here")
+    assert line.startswith("the hub cannot be reached and this model is not in its local cache")
+    assert "did you mean" not in line
+    assert len(no_network) == 1
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_a_near_name_is_suggested_also_where_the_hub_does_not_answer(no_network):
+    assert "did you mean smollm2?" in refusal(name="smolm2")
+
+
+def test_what_the_hubs_client_warns_of_is_hidden_and_its_errors_are_not(caplog):
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    before = hub_logging.get_verbosity()
+    with without_hub_warnings():
+        logger.warning("Retrying in 1s [Retry 1/5].")
+        logger.error("broken")
+    assert [record.message for record in caplog.records] == ["broken"]
+    assert hub_logging.get_verbosity() == before
+
+
 def raised(kind):
     error = OSError("wrapped by transformers")
     error.__cause__ = kind.__new__(kind)
@@ -204,6 +246,12 @@ def test_a_chat_template_may_be_text_or_a_file(model_folder, tmp_path):
     assert "neither Jinja text nor a readable file" in refusal(
         name=str(model_folder), chat_template="nowhere.jinja"
     )
+
+
+def test_a_broken_chat_template_is_named_with_its_line():
+    line = refusal(name="./nowhere", chat_template="{{ messages }}\n{% for m in %}")
+    assert line.startswith("the chat template is at fault, on its line 2: Expected an expression")
+    assert "(model.chat_template=" in line
 
 
 def test_messages_without_a_template_are_refused(tied_model):

@@ -3,7 +3,9 @@
 import pytest
 from fivefold import UserError
 from fivefold_lm.testing import tiny_model
-from fivefold_speculative import Answer, generate, stream
+from fivefold_speculative import Answer, Settings, generate, stream
+from fivefold_speculative.api import contents_of
+from fivefold_speculative.choosing import choose_drafting
 from fivefold_speculative.toy import plain_greedy
 
 MODEL = tiny_model(vocab=24)
@@ -64,6 +66,76 @@ def test_a_module_is_a_draft(cache):
 def test_what_the_command_line_refuses_is_refused(cache, settings, named):
     with pytest.raises(UserError, match=named):
         generate("abc", **{**SETTINGS, **settings})
+
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+def test_one_conversation_gives_one_answer_and_a_list_of_them_a_list(cache, template):
+    model = tiny_model(vocab=24)
+    model.tokenizer.chat_template = template
+    settings = {"model": model, "max_new_tokens": 6}
+    answer = generate(HELLO, **settings)
+    assert answer.prompt == HELLO
+    assert answer.text == "".join(stream(HELLO, **settings))
+    assert generate([HELLO, "ab"], **settings)[0].text == answer.text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("", r"the prompt is empty \(prompt\)"),
+        (" \n", "the prompt is empty"),
+        (5, "int is neither a text nor a conversation"),
+        (None, "NoneType is neither"),
+        ({"role": "user", "content": "hi"}, "dict is neither"),
+        (["ab", 5], r"\(prompt\[1\]\)"),
+        (["ab", ""], r"the prompt is empty \(prompt\[1\]\)"),
+        ([{"role": "user"}], "`role` and `content`"),
+        ([HELLO, []], "at least one message"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_by_its_place(prompt, named):
+    with pytest.raises(UserError, match=named):
+        contents_of(prompt)
+
+
+def test_an_empty_prompt_is_refused_before_a_model_is_looked_for():
+    with pytest.raises(UserError, match="the prompt is empty"):
+        generate("", model="no/such/model")
+    with pytest.raises(UserError, match="the prompt is empty"):
+        next(stream("", model="no/such/model"))
+
+
+@pytest.mark.parametrize(
+    ("drafting", "draft", "named"),
+    [
+        (None, 5, r"int is neither .*\(draft\); .*shipped, or a drafting method \(chain, "),
+        (None, {"nope": {}}, r"no such drafting method \(draft="),
+        (None, {"a": {}, "b": {}}, r"cannot read .*\(draft\)"),
+        (None, {"chain": {"lenght": 2}}, r"lenght=2 of chain \(draft=.*did you mean length"),
+        ("prompt_lookup", "shipped", r"takes no draft model \(draft\)"),
+        ({"chain": {"length": 0}}, None, r"length=0 of chain \(drafting="),
+        (5, None, r"cannot read 5 as a method \(drafting\)"),
+    ],
+)
+def test_what_is_no_draft_is_refused_by_the_name_of_its_argument(drafting, draft, named):
+    with pytest.raises(UserError, match=named):
+        choose_drafting(drafting, draft)
+
+
+def test_a_draft_that_does_not_exist_is_named_as_draft_with_what_could_stand_there(cache):
+    with pytest.raises(UserError) as caught:
+        generate("abc", draft="./promt_lookup", **SETTINGS)
+    line = str(caught.value)
+    assert line.startswith("there is no such file or folder (draft=./promt_lookup); ")
+    assert "did you mean prompt_lookup? else set draft=shipped" in line
+    assert "smollm2" not in line
+
+
+def test_the_settings_that_the_help_names_can_be_looked_up():
+    assert "fivefold_speculative.Settings" in generate.__doc__
+    assert {"temperature", "drafting", "draft"} <= set(Settings.__annotations__)
 
 
 def test_a_misspelt_setting_is_a_type_error(cache):

@@ -9,6 +9,7 @@ from fivefold.testing import compose
 from fivefold_speculative.repetition import repeated_4grams
 
 task = import_module("fivefold_speculative.bench")
+fronts = import_module("fivefold_speculative.fronts")
 QUICK = ["limit=2", "max_new_tokens=16", "repeats=2", "plots=false"]
 
 
@@ -22,7 +23,7 @@ def bench(folders, cache, tmp_path):
     def call(*overrides):
         settings = [f"model={folders / 'target'}", f"prompts={path}", *QUICK, *overrides]
         run = compose("bench", settings, folder=tmp_path / "run")
-        task.run(run.config, run)
+        fronts.bench(run.config, run)
         return run
 
     call.draft = folders / "draft"
@@ -90,8 +91,15 @@ def test_figures_are_drawn_into_the_run_folder(bench):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["methods=[no_such]"], "no such drafting method"),
-        (["methods=[{prompt_lookup:{no_such:1}}]"], "no_such"),
+        (["methods=[no_such]"], r"no such drafting method \(methods=no_such\)"),
+        (
+            ["methods=[{prompt_lookup:{num:1}}]"],
+            r"no such setting: num=1 of prompt_lookup \(methods=.*\); did you mean num_tokens",
+        ),
+        (
+            ["methods=[{prompt_lookup:{max_ngram:0}}]"],
+            r"max_ngram=0 of prompt_lookup \(methods=.*\); raise it or lower min_ngram",
+        ),
         (["methods=[3]"], "cannot read 3"),
         (["methods=[prompt_lookup,prompt_lookup]"], "listed twice"),
         (["prompts=missing.jsonl"], r"prompts=missing\.jsonl"),

@@ -3,19 +3,20 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from importlib import import_module
 from io import BytesIO, TextIOWrapper
 
 import pytest
-from fivefold import UserError
+from fivefold import Run, UserError
 from fivefold.testing import compose
 from fivefold_lm.testing import tiny_model
-from fivefold_speculative import answers
+from fivefold_speculative import Session, answers
 from fivefold_speculative import generate as _api  # noqa: F401 - the name is the function
 from fivefold_speculative.task_configs import GenerateConfig
 
-task = import_module("fivefold_speculative.generate")
+task = import_module("fivefold_speculative.fronts")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def generate(folder, tmp_path, monkeypatch, capsys):
 
     def call(*overrides):
         run = compose("generate", [f"model={folder}", "max_new_tokens=12", *overrides])
-        task.run(run.config, run)
+        call.run = run
+        task.generate(run.config, run)
         return run, capsys.readouterr()
 
     return call
@@ -77,11 +79,32 @@ def test_a_batch_of_records_gives_each_the_text_it_has_alone(
     assert shown.out == ""
 
 
-def test_several_answers_go_to_stdout_as_records(generate, tmp_path):
-    _, shown = generate("prompt=ab", "num_samples=3", "sampling.temperature=1.5")
+def test_several_answers_to_one_prompt_are_texts_under_headings(generate):
+    run, shown = generate("prompt=ab", "num_samples=3", "sampling.temperature=1.5")
+    texts = [row["text"] for row in run.result.rows]
+    assert len(set(texts)) > 1
+    headed = [f"--- answer {place} of 3\n{text}\n" for place, text in enumerate(texts, start=1)]
+    assert shown.out == "".join(headed)
+
+
+def test_several_answers_go_to_stdout_as_records_where_records_are_asked_for(generate):
+    words = ["prompt=ab", "num_samples=3", "sampling.temperature=1.5", "output=-"]
+    _, shown = generate(*words)
     found = [json.loads(line) for line in shown.out.splitlines()]
     assert [row["sample"] for row in found] == [0, 1, 2]
     assert len({tuple(row["token_ids"]) for row in found}) > 1
+
+
+def test_the_model_is_announced_on_stderr_before_it_is_loaded(generate, folder):
+    _, shown = generate("prompt=ab")
+    assert shown.err.splitlines()[0] == f"loading {folder}"
+    assert "loading" not in shown.out
+
+
+def test_with_nothing_drafted_there_is_no_acceptance_rate(generate):
+    run, _ = generate("prompt=ab")
+    assert run.result.rows[0]["draft_acceptance_rate"] is None
+    assert run.result.figures["draft_acceptance_rate"] is None
 
 
 def test_one_answer_can_go_to_stdout_as_a_record_too(generate):
@@ -97,8 +120,15 @@ def test_a_broken_line_is_named_and_the_others_are_answered(generate, tmp_path):
     assert run.result.figures["num_failed"] == 1
     found = {row["id"]: row for row in lines_of(tmp_path / "out.jsonl")}
     assert set(found) == {"p0", "p1", "3", "p3", "p4", "p5"}
-    assert "error" in found["3"]
+    assert found["3"]["error"] == "line 3: not JSON (Expecting value: column 12)"
+    assert "the other lines are answered" in shown.err
     assert "text" in found["p5"]
+
+
+def test_a_broken_line_that_is_alone_is_an_error(generate, tmp_path):
+    path = records(tmp_path / "in.jsonl", count=1, broken=[0])
+    with pytest.raises(UserError, match="line 1: not JSON"):
+        generate(f"input={path}")
 
 
 def test_a_prompt_too_long_for_the_context_costs_only_itself(generate, tmp_path):
@@ -154,6 +184,31 @@ def test_ctrl_c_keeps_what_was_finished(generate, tmp_path, monkeypatch):
     assert [line["id"] for line in lines_of(tmp_path / "out.jsonl")] == ["p0", "p1"]
 
 
+@pytest.mark.parametrize("place", ["between two tokens", "while a piece is shown"])
+def test_ctrl_c_keeps_what_was_streamed_of_an_answer(generate, monkeypatch, place):
+    whole, _ = generate("prompt=abcabc")
+    calls = iter(range(100))
+
+    def interrupt_at_the_fifth(real):
+        def call(*arguments, **options):
+            if next(calls) == 4:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return call
+
+    places = {"between two tokens": (Session, "verify"), "while a piece is shown": (Run, "stream")}
+    owner, name = places[place]
+    monkeypatch.setattr(owner, name, interrupt_at_the_fifth(getattr(owner, name)))
+    with pytest.raises(KeyboardInterrupt):
+        generate("prompt=abcabc")
+    (row,) = generate.run.result.rows
+    assert row["finish_reason"] == "cancelled"
+    assert 0 < len(row["token_ids"]) < 12
+    assert whole.result.rows[0]["text"].startswith(row["text"])
+    assert row["token_ids"] == whole.result.rows[0]["token_ids"][: len(row["token_ids"])]
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -174,8 +229,8 @@ def test_ctrl_c_keeps_what_was_finished(generate, tmp_path, monkeypatch):
         (["prompt=a", "sampling.top_p=1.5"], r"sampling\.top_p=1\.5"),
         (["input=missing.jsonl"], "input=missing.jsonl"),
         (["prompt=a", "output=missing/out.jsonl"], "output=missing/out.jsonl"),
-        (["prompt=a", "cache.max_len=1"], r"cache\.max_len"),
-        (["prompt=" + "a" * 300], "300 tokens"),
+        (["prompt=a", "cache.max_len=1"], r"1 token, .*\(cache\.max_len=1\); raise cache\.max_len"),
+        (["prompt=" + "a" * 300], "has 300 tokens, and the context holds 256, new ones included"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_setting(generate, overrides, named):
@@ -240,3 +295,32 @@ def test_the_only_answer_that_cannot_be_finished_is_an_error(generate, monkeypat
     monkeypatch.setattr(answers.Engine, "batch", short_of_memory)
     with pytest.raises(UserError, match="out of memory"):
         generate("prompt=abc")
+
+
+@pytest.mark.parametrize(
+    ("task_name", "overrides", "named"),
+    [
+        ("generate", [], "prompt is empty"),
+        ("generate", ["input=missing.jsonl"], "cannot read the file"),
+        ("generate", ["input=latin.txt"], "not UTF-8 text"),
+        ("generate", ["prompt=a", "output=missing/out.jsonl"], "cannot write the file"),
+        ("bench", ["prompts=missing.jsonl"], "cannot read the file"),
+    ],
+)
+def test_what_can_be_refused_without_torch_is_refused_without_it(
+    tmp_path, monkeypatch, task_name, overrides, named
+):
+    """The module that decodes is not even imported, and the model is not announced."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("Gr\u00fc\u00dfe".encode("latin-1"))
+    monkeypatch.setitem(sys.modules, f"fivefold_speculative.{task_name}", None)
+    monkeypatch.setattr(task, "announce", lambda run: pytest.fail("the model is loaded"))
+    run = compose(task_name, overrides)
+    with pytest.raises(UserError, match=named):
+        getattr(task, task_name)(run.config, run)
+
+
+def test_the_fronts_of_the_tasks_need_no_torch():
+    program = "import fivefold_speculative.fronts, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n"

@@ -202,6 +202,7 @@ def test_a_model_output_holds_the_sequences_and_the_acceptance():
         ({"output_scores": True, "return_dict_in_generate": True}, "output_scores"),
         ({"draft": tiny_model(vocab=8).module}, "vocabular"),
         ({"drafting": "no_such"}, "no such drafting method"),
+        ({"draft": "./nowhere"}, r"no such file or folder \(draft=./nowhere\); set draft=shipped"),
         ({"draft": "prompt_lookup", "rule": "multi_step"}, "rule=multi_step"),
     ],
 )

@@ -32,7 +32,7 @@ def test_records_keep_their_order_and_their_ids(tmp_path):
         tmp_path / "p.jsonl",
         json.dumps({"id": "a", "prompt": "One"}),
         "",
-        json.dumps({"messages": messages, "kind": "kept out"}),
+        json.dumps({"messages": messages}),
         json.dumps({"id": 7, "prompt": "Three"}),
     )
     assert read_prompts(path) == [Prompt("a", "One"), Prompt("3", messages), Prompt("7", "Three")]
@@ -41,7 +41,8 @@ def test_records_keep_their_order_and_their_ids(tmp_path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"prompt": "cut', "not JSON"),
+        ('{"prompt": "cut', "not JSON (Unterminated string starting at: column 12)"),
+        ('{"prompt": "a", "max_new_tokens": 3}', "unknown key 'max_new_tokens' (known: id, prompt"),
         (b'{"prompt": "\xff"}', "not UTF-8 text"),
         ('"text"', "not a record"),
         ("{}", "needs either"),
@@ -108,3 +109,17 @@ def test_a_limit_takes_every_kind_in_turn(limit, taken):
     assert len(chosen) == taken
     if limit == 8:
         assert len({prompt.id.rsplit("-", 1)[0] for prompt in chosen}) == 8
+
+
+def test_the_later_of_two_records_of_one_id_is_refused_and_keeps_off_the_others_name(tmp_path):
+    path = write(
+        tmp_path / "p.jsonl",
+        '{"id": "a", "prompt": "One"}',
+        '{"id": "a", "prompt": "Two"}',
+        '{"id": 4, "prompt": "Three"}',
+        '{"prompt": "Four"}',
+    )
+    first, second, third, fourth = read_prompts(path)
+    assert (first, third) == (Prompt("a", "One"), Prompt("4", "Three"))
+    assert (second.id, second.problem) == ("line 2", "line 1 has the id 'a' already")
+    assert (fourth.id, fourth.problem) == ("line 4", "line 3 has the id '4' already")

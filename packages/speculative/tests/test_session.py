@@ -318,6 +318,13 @@ def test_a_draft_that_cannot_be_read_is_refused(name, kind):
         DraftLoader(toy_target())(name, kind)
 
 
+def test_a_draft_that_does_not_exist_is_answered_with_what_a_draft_may_be():
+    with pytest.raises(UserError) as caught:
+        DraftLoader(toy_target())("./no_such_folder", DraftKind.INDEPENDENT)
+    assert "set drafting.draft=shipped, a draft file or a local folder" in caught.value.remedy
+    assert "smollm2" not in str(caught.value)
+
+
 def test_a_draft_of_another_target_is_refused(tmp_path):
     from safetensors.torch import save_file
 

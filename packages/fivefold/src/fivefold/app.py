@@ -3,7 +3,8 @@
 import sys
 from argparse import ArgumentError, Namespace
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,6 +14,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from .again import same_again
 from .composing import Composer, composing
 from .description import Task
 from .ending import DONE, Outcome, conclude, run_composed
@@ -43,12 +45,9 @@ def run_app(task: Task, plugins: Plugins, line: CommandLine) -> int:
         rewritten = composer.rewrite(line.overrides, is_sweep=line.is_sweep)
         with refusing(rewritten.schema, rewritten.written):
             if flags.cfg:
-                hydra, name = composer.hydra, composer.config_name
-                hydra.show_cfg(name, rewritten.lines, flags.cfg, flags.package, flags.resolve)
-                return DONE
+                return _show_config(composer, rewritten, flags)
             if flags.info:
-                composer.hydra.show_info(flags.info, composer.config_name, rewritten.lines)
-                return DONE
+                return _show_info(composer, rewritten, flags.info)
             if not task.leaves_folder:
                 if line.is_sweep:
                     raise UserError(f"`fivefold {task.name}` cannot be swept over", setting="-m")
@@ -66,6 +65,29 @@ def _flags(words: list[str]) -> Namespace:
         raise UserError(str(error), remedy="see `fivefold --hydra-help`") from error
 
 
+def _show_config(composer: Composer, rewritten: Rewritten, flags: Namespace) -> int:
+    """Print the configuration, and above it the command, which alone says what was chosen."""
+    hydra, name, lines = composer.hydra, composer.config_name, rewritten.lines
+    with redirect_stdout(StringIO()) as sheet:
+        hydra.show_cfg(name, lines, flags.cfg, flags.package, flags.resolve)
+    if flags.cfg != "hydra" and flags.package is None:
+        command = same_again(composer.task, composer.choices(lines), rewritten.words)
+        sys.stdout.write(f"# {command}\n")
+    sys.stdout.write(sheet.getvalue())
+    return DONE
+
+
+def _show_info(composer: Composer, rewritten: Rewritten, topic: str) -> int:
+    """Print what Hydra logs of the composition: a log handler complains of each closed pipe."""
+    sheet = StringIO()
+    try:
+        with redirect_stdout(sheet):
+            composer.hydra.show_info(topic, composer.config_name, rewritten.lines)
+    finally:
+        sys.stdout.write(sheet.getvalue())
+    return DONE
+
+
 def _run_without_folder(composer: Composer, rewritten: Rewritten) -> int:
     composition = composer.compose_lines(rewritten)
     plugins = composer.plugins
@@ -78,7 +100,7 @@ def _run_without_folder(composer: Composer, rewritten: Rewritten) -> int:
 
 
 def _run_in_folder(composer: Composer, rewritten: Rewritten, line: CommandLine) -> int:
-    job = Job(composer.task.name)
+    job = Job(composer.task.name, rewritten.written)
     lines = rewritten.lines
     name = composer.config_name
     if line.is_sweep or _is_multirun(composer, lines):
@@ -127,7 +149,7 @@ def _refuse_secrets(composer: Composer, lines: list[str]) -> None:
 
 
 def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
-    """Print a line a job, and leave the same lines in the sweep's own `result.json`."""
+    """Print a line a job, and leave all of each in the sweep's own `result.json`."""
     rows: list[dict[str, object]] = [
         {
             "job": number,
@@ -140,10 +162,24 @@ def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
     statuses = {outcome.status for outcome in outcomes}
     status = statuses.pop() if len(statuses) == 1 else "partial"
     Result(task_name, status, rows=rows).write(Path(outcomes[0].sweep_folder))
+    title = f"fivefold {task_name}: {len(rows)} {'job' if len(rows) == 1 else 'jobs'}"
+    shown = [
+        {**row, "overrides": text} for row, text in zip(rows, _differing(outcomes), strict=True)
+    ]
     with suppress(BrokenPipeError):
-        title = f"fivefold {task_name}: {len(rows)} jobs"
-        sys.stdout.write(table_text(title, rows, is_terminal=sys.stdout.isatty()))
+        sys.stdout.write(table_text(title, shown, is_terminal=sys.stdout.isatty()))
         sys.stdout.flush()
+
+
+def _differing(outcomes: list[Outcome]) -> list[str]:
+    """Return the overrides that tell each job from the others; of a single job, all."""
+    everywhere = set[str]()
+    if len(outcomes) > 1:
+        everywhere = set.intersection(*(set(outcome.overrides) for outcome in outcomes))
+    return [
+        one_line(" ".join(word for word in outcome.overrides if word not in everywhere))
+        for outcome in outcomes
+    ]
 
 
 def _outcomes(returned: Any) -> list[Outcome]:

@@ -1,4 +1,7 @@
-"""Tab completion: tasks by ourselves, the rest by Hydra, which is not to see the task's word."""
+"""Tab completion: tasks, flags and settings by ourselves, groups and files by Hydra.
+
+Hydra is not to see the task's word, and of a list or a dictionary it offers what cannot be typed.
+"""
 
 import os
 import shlex
@@ -11,8 +14,15 @@ from .ending import DONE
 from .errors import UserError, nearest
 from .override import Override
 from .plugins import Plugins
-from .schema import TaskSchema, enum_of
-from .shim import CommandLine, read_command_line, split_task
+from .schema import Setting, TaskSchema, field_names
+from .shim import (
+    FLAG_VALUES,
+    FLAGS,
+    CommandLine,
+    action_words,
+    read_command_line,
+    split_task,
+)
 
 _COMMANDS = ("install", "uninstall", "query")
 
@@ -51,15 +61,18 @@ def suggestions(typed: str, plugins: Plugins) -> list[str]:
         plugins: what is installed.
     """
     before, word = _split(typed)
-    try:
-        line = read_command_line(before)
-    except UserError:
-        line = CommandLine(words=[w for w in before if "=" not in w and not w.startswith("-")])
-    name, rest = split_task(line.words, plugins.task_names())
     known = {task.name: task for task in plugins.tasks()}
-    found = _next_words(name if not rest else "", word, known)
-    if name in known:
-        found += _settings(known[name], plugins, line, word)
+    line, flag = _read(before)
+    name, rest = split_task(line.words, plugins.task_names())
+    task = known.get(name)
+    values = [value for value in FLAG_VALUES.get(flag, ()) if value.startswith(word)]
+    if values:
+        return values
+    if word.startswith("-"):
+        return _flags(word, task)
+    found = [] if rest else _next_words(name, word, known)
+    if task is not None:
+        found += _settings(task, plugins, line, word)
     return sorted(set(found))
 
 
@@ -73,26 +86,75 @@ def _split(typed: str) -> tuple[list[str], str]:
     return (words[1:], "") if is_new else (words[1:-1], words[-1])
 
 
+def _read(before: list[str]) -> tuple[CommandLine, str]:
+    """Return the finished words, sorted, and the flag that waits for its value, if one does."""
+    flag = before[-1] if before and before[-1] in FLAG_VALUES else ""
+    try:
+        return read_command_line(before[:-1] if flag else before), flag
+    except UserError:
+        words = [word for word in before if "=" not in word and not word.startswith("-")]
+        return CommandLine(words=words), flag
+
+
+def _flags(word: str, task: Task | None) -> list[str]:
+    """Return the long flags that begin like this and have a use here."""
+    has_use = {
+        "--shell-completion": task is None,
+        "--multirun": task is None or task.leaves_folder,
+        "--json": task is not None and "json" in field_names(task.config),
+    }
+    found = [flag for flag in FLAGS if flag.startswith("--") and has_use.get(flag, True)]
+    return sorted(flag for flag in found if flag.startswith(word))
+
+
 def _next_words(name: str, word: str, known: dict[str, Task]) -> list[str]:
-    """Return the words of tasks: first words, or the second of a task that begins like this."""
-    if "=" in word or word.startswith(("-", "+", "~")):
+    """Return first words, or what may follow a task: its actions, the rest of a longer name."""
+    if "=" in word or word.startswith(("+", "~")):
         return []
     if not name:
-        firsts = {task.partition(" ")[0] for task in known}
-        return [first for first in firsts if first.startswith(word)]
-    seconds = [task.partition(" ")[2] for task in known if task.startswith(f"{name} ")]
-    return [second for second in seconds if second.startswith(word)]
+        words = [task.partition(" ")[0] for task in known]
+    else:
+        words = [task.partition(" ")[2] for task in known if task.startswith(f"{name} ")]
+        words += action_words(TaskSchema(known[name], {}).types_of) if name in known else []
+    return [found for found in words if found.startswith(word)]
 
 
 def _settings(task: Task, plugins: Plugins, line: CommandLine, word: str) -> list[str]:
-    """Return what Hydra completes, and the members of enums, which it does not."""
+    """Return the keys or values that the task's settings allow, and what Hydra knows besides."""
     with composing(task, plugins) as composer:
         chosen = [o for o in line.overrides if _is_choice(o, task, plugins)]
-        found = _by_hydra(composer, chosen, word)
+        settings = _known_settings(composer, chosen)
         key, equals, value = word.partition("=")
+        values = settings[key].values if equals and key in settings else []
+        if values:
+            return [f"{key}={found}" for found in values if found.startswith(value)]
+        found = _by_hydra(composer, chosen, word)
         if equals:
-            found += [f"{key}={v}" for v in _members(composer, chosen, key) if v.startswith(value)]
-    return found
+            return found
+        nodes = [g.node for g in task.groups if g.free or composer.group_options(g.node)]
+        keys = [key for key in (*settings, *task.hooks, *nodes) if key.startswith(word)]
+        return [*(_next_part(key, word) for key in keys), *_usable_keys(found, task)]
+
+
+def _usable_keys(found: list[str], task: Task) -> list[str]:
+    """Return those of Hydra's keys that are not ours to know and can be typed on.
+
+    Its own settings, a composition (`+experiment=`), the entries of a dictionary.
+    """
+    ours = {f"+{node}=" for node in (*task.hooks, *(group.node for group in task.groups))}
+    return [
+        item
+        for item in found
+        if item.startswith(("hydra.", "hydra/"))
+        or (item.startswith("+") and item.endswith(("=", "/")) and item not in ours)
+        or ("." in item and item.endswith("="))
+    ]
+
+
+def _next_part(key: str, word: str) -> str:
+    """Return a word continued to the next dot of a key, or to its `=`."""
+    part, dot, _ = key[len(word) :].partition(".")
+    return f"{word}{part}{dot or '='}"
 
 
 def _is_choice(line: str, task: Task, plugins: Plugins) -> bool:
@@ -103,16 +165,12 @@ def _is_choice(line: str, task: Task, plugins: Plugins) -> bool:
     return override.sign == "+" and "." not in override.key
 
 
-def _members(composer: Composer, chosen: list[str], key: str) -> list[str]:
+def _known_settings(composer: Composer, chosen: list[str]) -> dict[str, Setting]:
     try:
-        schema: TaskSchema = composer.rewrite(chosen, is_sweep=False).schema
+        schema = composer.rewrite(chosen, is_sweep=False).schema
     except UserError:
-        return []
-    types = schema.types_of(key)
-    enum = enum_of(types[0]) if types else None
-    if enum is not None:
-        return [str(member.value) for member in enum]
-    return ["true", "false"] if types == [bool] else []
+        return {}
+    return {setting.key: setting for setting in schema.settings()}
 
 
 def _by_hydra(composer: Composer, chosen: list[str], word: str) -> list[str]:

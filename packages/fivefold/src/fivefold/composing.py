@@ -45,9 +45,7 @@ class Composer:
 
     def rewrite(self, lines: list[str], *, is_sweep: bool) -> Rewritten:
         """Return the overrides for Hydra, checked against what can be set."""
-        rewriter = Rewriter(
-            self.task, self.plugins, is_sweep, self.group_options, self._composed_choices
-        )
+        rewriter = Rewriter(self.task, self.plugins, is_sweep, self.group_options, self.choices)
         with refusing():
             return rewriter.rewrite(lines)
 
@@ -68,9 +66,10 @@ class Composer:
                 del cfg["hydra"]
         return realize(self.task, self.plugins, cfg, choices)
 
-    def _composed_choices(self, line: str) -> dict[str, str]:
+    def choices(self, lines: list[str]) -> dict[str, str]:
+        """Return the option that overrides for Hydra lead to, by group."""
         defaults = self.hydra.config_loader.compute_defaults_list(
-            self.config_name, [line], RunMode.RUN
+            self.config_name, lines, RunMode.RUN
         )
         choices: dict[str, str] = defaults.overrides.known_choices
         return choices

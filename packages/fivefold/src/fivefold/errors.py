@@ -6,6 +6,7 @@ Exception
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
@@ -13,6 +14,10 @@ from .secret import LEFT_OUT, is_secret
 
 _SHOWN_CHARACTERS = 80
 _SHOWN_CHOICES = 16
+_PLAIN_ITEM = re.compile(r"[\w.+\-/%*@?|]+( [\w.+\-/%*@?|]+)*", re.ASCII)
+"""Text that stands in a list without quotes."""
+_BESIDE, _ELSEWHERE = 0.6, 0.8
+"""How much alike a misspelt setting and its suggestion are, in the same node and in another."""
 _UNSET = object()
 
 
@@ -115,6 +120,22 @@ def near(word: str, names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(spelt[name] for name in found))[:3]
 
 
+def near_settings(key: str, keys: Iterable[str]) -> list[str]:
+    """Return up to three settings that look like a dotted key, those beside it first.
+
+    One in another node must be really close in its last part: `temprature` is near
+    `sampling.temperature`, `input` is not near `sampling.min_p`.
+    """
+    node, _, name = key.lower().rpartition(".")
+    found = []
+    for candidate in dict.fromkeys(keys):
+        place, _, last = candidate.lower().rpartition(".")
+        likeness = difflib.SequenceMatcher(None, name, last).ratio()
+        if likeness >= (_BESIDE if place == node else _ELSEWHERE):
+            found.append((place != node, -likeness, candidate))
+    return [candidate for _, _, candidate in sorted(found)][:3]
+
+
 def shown(value: object) -> str:
     """Return a value as it would be written on the command line, short and on one line.
 
@@ -146,7 +167,21 @@ def _written(value: object) -> str:
     if isinstance(value, os.PathLike):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{_written(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{k}:{_item(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Sequence):
-        return "[" + ",".join(_written(item) for item in value) + "]"
+        return "[" + ",".join(map(_item, value)) + "]"
     return str(value)
+
+
+def _item(value: object) -> str:
+    """Return what stands within brackets, where not every text can go without quotes."""
+    text = _written(value)
+    if not isinstance(value, str) or isinstance(value, Enum) or _PLAIN_ITEM.fullmatch(text):
+        return text
+    return quoted(text)
+
+
+def quoted(text: str) -> str:
+    """Return text as an item of a list has it in double quotes."""
+    doubled = re.sub(r'(\\+)(?="|\Z)', r"\1\1", text)
+    return '"' + doubled.replace('"', '\\"') + '"'

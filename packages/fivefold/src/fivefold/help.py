@@ -3,14 +3,14 @@
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING, is_dataclass, replace
 from typing import Any
 
 from .description import Group, Method, Task
 from .errors import UserError, shown
 from .override import Override
 from .plugins import Plugins
-from .schema import Setting, settings_of, type_name
+from .schema import DEBUG, Setting, settings_of
 
 _INDENT = " " * 6
 _MOST_COLUMNS = 100
@@ -55,8 +55,7 @@ def task_help(task: Task, plugins: Plugins, overrides: Iterable[str] = ()) -> st
     for hook, default in task.hooks.items():
         parts.append(_hook(hook, default, plugins.methods(task, hook), chosen[hook]))
     parts += [_group(group) for group in task.groups]
-    debug = Setting("debug", bool, False, "Show errors with their traceback.")
-    parts += ["Always:", _settings([debug, *_folder(task)])]
+    parts += ["Always:", _settings([DEBUG, *_folder(task)])]
     return "\n\n".join(parts).replace(":\n\n ", ":\n ") + "\n"
 
 
@@ -114,7 +113,7 @@ def _group(group: Group) -> str:
     for setting in settings_of(group.config, f"{group.node}."):
         name = setting.key.removeprefix(f"{group.node}.")
         default_value = values.get(name, setting.default)
-        settings.append(Setting(setting.key, setting.type, default_value, setting.doc))
+        settings.append(replace(setting, default=default_value))
     return f"{title}\n{_settings(settings) or '  nothing to set'}"
 
 
@@ -128,7 +127,7 @@ def _folder(task: Task) -> list[Setting]:
 def _settings(settings: Iterable[Setting]) -> str:
     lines = []
     for setting in settings:
-        lines.append(f"  {setting.key}={_default(setting.default)}  <{type_name(setting.type)}>")
+        lines.append(f"  {setting.key}={_default(setting.default)}  <{setting.type_name}>")
         lines += _wrapped(setting.doc)
     return "\n".join(lines)
 

@@ -1,14 +1,14 @@
 """One job: the function that Hydra calls with a composed configuration."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from .again import as_written, same_again
 from .composing import realize
 from .discovery import installed
 from .ending import INTERRUPTED, Outcome, conclude, run_composed
@@ -24,6 +24,8 @@ class Job:
     """A task as Hydra runs it; it can be sent to another process, where a launcher wants it."""
 
     task_name: str
+    written: dict[str, str]
+    """The overrides as Hydra reads them, and as the user wrote them."""
     outcomes: list[Outcome] = field(default_factory=list)
     """How the jobs of this process ended."""
 
@@ -31,33 +33,33 @@ class Job:
         """Run one job inside its run folder and say how it ended; `result.json` is written."""
         hydra, plugins = HydraConfig.get(), installed()
         folder, choices = Path(hydra.runtime.output_dir), dict(hydra.runtime.choices)
+        lines = cast("list[str]", OmegaConf.to_container(hydra.overrides.task))  # not resolved
+        words = as_written(lines, self.written)
 
         def act(result: Result) -> int:
-            _save_config(self.task_name, cfg, choices, folder)
             task = plugins.task(self.task_name)
+            _save_config(cfg, same_again(task, choices, words), folder)
             composition = realize(task, plugins, cfg, choices)
             return run_composed(composition, plugins, result, folder)
 
         outcome = conclude(self.task_name, act, folder=folder, debug=bool(cfg.debug))
         outcome.sweep_folder = str(hydra.sweep.dir)
-        outcome.overrides = list(OmegaConf.to_container(hydra.overrides.task))  # type: ignore[arg-type]
+        outcome.overrides = words
         self.outcomes.append(outcome)
         if outcome.exit_status == INTERRUPTED:
             raise KeyboardInterrupt
         return outcome
 
 
-def _save_config(task_name: str, cfg: DictConfig, choices: Mapping[str, Any], folder: Path) -> None:
+def _save_config(cfg: DictConfig, command: str, folder: Path) -> None:
     """Write the resolved configuration into the run folder, access tokens left out.
 
-    Its first line says what was chosen, which the settings alone do not.
+    Its first line is the command that composes it, since the settings do not say what was chosen.
     """
     with refusing():
         resolved = OmegaConf.to_container(cfg, resolve=True)
-    chosen = [f"{node}={choices[node]}" for node in map(str, cfg) if choices.get(node)]
     settings = yaml.safe_dump(_shown(plain(resolved)), allow_unicode=True, sort_keys=False)
-    head = " ".join(["# fivefold", task_name, *chosen])
-    write_atomically(folder / "config.yaml", f"{head}\n{settings}", "hydra.run.dir")
+    write_atomically(folder / "config.yaml", f"# {command}\n{settings}", "hydra.run.dir")
 
 
 def _shown(value: Any) -> Any:

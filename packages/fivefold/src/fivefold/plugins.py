@@ -182,7 +182,10 @@ class Plugins:
         if broken:
             reason = broken[0].unusable.get(name, broken[0].error)
             problem = f"{name!r} cannot be used: {broken[0].wheel}: {reason}"
-            remedy = f"mend, upgrade or remove that wheel; {nearest(name, choices)}"
+            mend = "mend, upgrade or remove that wheel"
+            if broken[0].is_blocked:
+                mend = f"take it out of {BLOCK_VARIABLE}"
+            remedy = f"{mend}; {nearest(name, choices)}"
             return UserError(problem, setting=hook, value=name, remedy=remedy)
         elsewhere = [offer for offer in self._methods(hook) if offer.method.name == name]
         if elsewhere:
@@ -193,20 +196,25 @@ class Plugins:
         return UserError(f"no such {hook} method", setting=hook, value=name, remedy=remedy)
 
     def _remedy(self, name: str, choices: Iterable[str]) -> str:
-        broken = self._broken_namesakes(name) or [s for s in self.statuses if s.state == "broken"]
-        if not broken:
-            return nearest(name, choices)
-        wheels = ", ".join(status.wheel for status in broken)
-        return f"{nearest(name, choices)}; did not load: {wheels} (see `fivefold plugins`)"
+        return "; ".join(filter(None, (nearest(name, choices), self._absent(name))))
+
+    def _absent(self, name: str) -> str:
+        """Return which wheels did not load or are blocked, and so may be what brings a name."""
+        absent = self._broken_namesakes(name) or self._unusable()
+        broken = _wheels([status for status in absent if not status.is_blocked])
+        blocked = _wheels([status for status in absent if status.is_blocked])
+        said = [f"did not load: {broken}"] if broken else []
+        said += [f"blocked by {BLOCK_VARIABLE}: {blocked}"] if blocked else []
+        return f"{', '.join(said)} (see `fivefold plugins`)" if said else ""
+
+    def _unusable(self) -> list[PluginStatus]:
+        return [status for status in self.statuses if status.state in ("broken", "blocked")]
 
     def _broken_namesakes(self, name: str) -> list[PluginStatus]:
         """Return the plugins that would bring this name, as far as their own names tell."""
         said = [status for status in self.statuses if name in status.unusable]
-        unusable = [s for s in self.statuses if s.state in ("broken", "blocked")]
         names = {normal_name(name), normal_name(f"{hooks.PROJECT}-{name}")}
-        return said or [
-            s for s in unusable if names & {normal_name(s.name), normal_name(s.distribution)}
-        ]
+        return said or [s for s in self._unusable() if names & s.normal_names]
 
 
 def suits(method: Method, task: Task) -> bool:

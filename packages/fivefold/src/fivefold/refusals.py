@@ -1,8 +1,10 @@
 """What Hydra and OmegaConf refuse, in the words of the user who wrote it."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -18,11 +20,12 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from .errors import UserError, nearest
+from .errors import UserError, nearest, quoted
 from .override import Override
-from .schema import TaskSchema, type_name
+from .schema import TaskSchema, is_list_of_text, type_name
 
 _MERGED = re.compile(r"Error merging override (.*)", re.DOTALL)
+_LONGEST_EXAMPLE = 80
 _IN_QUOTES = re.compile(r"'([^']*)'")
 
 
@@ -46,7 +49,9 @@ def _user_error(
     error: Exception, schema: TaskSchema | None, written: Mapping[str, str]
 ) -> UserError:
     if isinstance(error, OverrideParseException):
-        return _unparsable(Override.read(written.get(error.override, error.override)))
+        override = Override.read(written.get(error.override, error.override))
+        types = schema.types_of(override.key) if schema else []
+        return _unparsable(override, types[0] if types else None)
     if isinstance(error, MissingConfigException):
         return _missing_file(error)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
@@ -55,11 +60,21 @@ def _user_error(
     return UserError(_first_lines(error), remedy="see `--info` for what was composed")
 
 
-def _unparsable(override: Override) -> UserError:
+def _unparsable(override: Override, annotation: Any) -> UserError:
     remedy = 'numbers, true, false, [a,b] and {a:b} can stand here; quote other items: ["a b\'s"]'
+    if is_list_of_text(annotation):
+        remedy = f"quote its items: {_with_quotes(override)}"
     return UserError(
         "this value cannot be read", setting=override.key, value=override.value, remedy=remedy
     )
+
+
+def _with_quotes(override: Override) -> str:
+    """Return a list of text as it can be typed: its items in quotes, and all for the shell."""
+    words = [item.strip(" '\"") for item in override.value.strip("[] ").split(",")]
+    items = ",".join(quoted(word) for word in words if word)
+    is_short = 0 < len(items) <= _LONGEST_EXAMPLE
+    return shlex.quote(f"{override.key}=[{items if is_short else quoted('a b')}]")
 
 
 def _missing_file(error: MissingConfigException) -> UserError:
@@ -78,7 +93,7 @@ def _refused_value(
     if key.startswith("hydra."):
         remedy = "see what Hydra has with `--cfg hydra`"
     elif isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        problem, remedy = "no such setting", nearest(key, schema.keys() if schema else [])
+        problem, remedy = "no such setting", schema.remedy(key) if schema else ""
     elif isinstance(cause, InterpolationResolutionError):
         remedy = "mend the ${…} that it is made of"
     elif types:

@@ -70,7 +70,8 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
-        "threads": _usable_cpus(),
+        "cores": _usable_cpus(),
+        "threads": None,  # what loads a library with threads of its own says how many
     }
     for library in _LIBRARIES:
         try:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from .again import as_written
 from .description import Group, Method, Task
-from .errors import UserError, near, nearest
+from .errors import UserError, near_settings, nearest
 from .literal import encode, quote
 from .override import Override
 from .plugins import Plugins
@@ -42,6 +43,11 @@ class Rewritten:
     schema: TaskSchema
     """What can be set, given the methods that were chosen."""
 
+    @property
+    def words(self) -> list[str]:
+        """The overrides as the user wrote them, in order."""
+        return as_written(self.lines, self.written)
+
 
 @dataclass(frozen=True)
 class Rewriter:
@@ -52,8 +58,8 @@ class Rewriter:
     is_sweep: bool
     group_options: Callable[[str], list[str]]
     """The options of a group, those of YAML files included; none when there is no such group."""
-    composed_choices: Callable[[str], dict[str, str]]
-    """The choices of groups that one override such as `+experiment=NAME` leads to."""
+    composed_choices: Callable[[list[str]], dict[str, str]]
+    """The choices of groups that overrides such as `+experiment=NAME` lead to."""
 
     def rewrite(self, lines: Iterable[str]) -> Rewritten:
         """Return the overrides for Hydra.
@@ -95,7 +101,7 @@ class Rewriter:
         if not self.group_options(override.key.partition("@")[0]):
             raise self._unknown(override, TaskSchema(self.task, {hook: [] for hook in names}))
         for value in override.sweeps_over():
-            composed = self.composed_choices(f"{override.sign}{override.key}={value}")
+            composed = self.composed_choices([f"{override.sign}{override.key}={value}"])
             for hook, default in self.task.hooks.items():
                 chosen = composed.get(hook, default)
                 if chosen != default and chosen not in names[hook]:
@@ -152,18 +158,17 @@ class Rewriter:
 
     def _unknown(self, override: Override, schema: TaskSchema) -> UserError:
         """Return the error for a key that cannot be set: the nearest, or where it belongs."""
-        keys = schema.keys()
-        remedy = f"see `fivefold {self.task.name} --help`"
+        problem, remedy = "no such setting", schema.remedy(override.key)
         owners = self._owners(override.key)
         if not override.sign and self.group_options(override.key):
             remedy = f"to compose a file, write +{override.line}"
         elif owners:
             remedy = f"it is a setting of {' and '.join(owners)}"
-        elif near(override.key, keys):
-            remedy = nearest(override.key, keys)
-        return UserError(
-            "no such setting", setting=override.key, value=override.value, remedy=remedy
-        )
+        elif self._is_composition(override) and not near_settings(override.key, schema.keys()):
+            folder = f"conf/{override.key.partition('@')[0]}"
+            problem = f"there is no folder {folder} here"
+            remedy = f"run it in the root folder of a checkout, or where {folder}/NAME.yaml is"
+        return UserError(problem, setting=override.key, value=override.value, remedy=remedy)
 
     def _owners(self, key: str) -> list[str]:
         """Return the choices of methods, `drafting=bold`, that would have this key."""

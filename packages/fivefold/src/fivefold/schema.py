@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser.attrdoc import AttributeDocstrings
 
 from .description import Group, Method, Task
+from .errors import near_settings
 
 _UNIONS = (Union, types.UnionType)
 _CONTAINERS = (list, dict, tuple)
@@ -33,6 +34,29 @@ class Setting:
     """The value when nothing is said; `dataclasses.MISSING` when one must be given."""
     doc: str
     """The docstring under the field, on one line."""
+    choices: tuple[str, ...] = ()
+    """The words that the field's metadata lists under `choices`: all that text may be."""
+
+    @property
+    def type_name(self) -> str:
+        """The type in the words of `--help`."""
+        return "|".join(self.choices) or type_name(self.type)
+
+    @property
+    def values(self) -> list[str]:
+        """What can stand after `=`, as far as it is known; of a list, how it begins or is written.
+
+        Nothing for a number, for text without choices.
+        """
+        enum = enum_of(self.type)
+        words = list(self.choices) or [str(member.value) for member in enum or ()]
+        if is_list(self.type):
+            return [f"[{word}]" for word in words] or ["["]
+        return ["true", "false"] if _bare(self.type) is bool else words
+
+
+DEBUG = Setting("debug", bool, False, "Show errors with their traceback.")
+"""What every task has."""
 
 
 def settings_of(config: type, prefix: str = "") -> list[Setting]:
@@ -45,7 +69,8 @@ def settings_of(config: type, prefix: str = "") -> list[Setting]:
         if is_dataclass(nested) and isinstance(nested, type):
             found += settings_of(nested, f"{key}.")
         else:
-            found.append(Setting(key, annotation, _default(field), docs.get(field.name, "")))
+            doc = docs.get(field.name, "")
+            found.append(Setting(key, annotation, _default(field), doc, _choices(field)))
     return found
 
 
@@ -96,8 +121,8 @@ class TaskSchema:
         if first in self.methods:
             found = [types_at(method.config, rest) for method in self.methods[first]]
             return [annotation for annotations in found for annotation in annotations]
-        if key == "debug":
-            return [bool]
+        if key == DEBUG.key:
+            return [DEBUG.type]
         return types_at(self.task.config, key)
 
     def is_in_dict(self, key: str) -> bool:
@@ -106,19 +131,26 @@ class TaskSchema:
         return any(_bare(parent) is dict or get_origin(_bare(parent)) is dict for parent in parents)
 
     def settings(self) -> list[Setting]:
-        """Return every setting: the task's own, the methods', the shared nodes'."""
+        """Return every setting: the task's own, the methods', the shared nodes', `debug`."""
         found = settings_of(self.task.config)
         for hook, methods in self.methods.items():
             for method in methods:
                 found += settings_of(method.config, f"{hook}.")
         for group in self.task.groups:
             found += settings_of(group.config, f"{group.node}.")
-        return found
+        return [*found, DEBUG]
 
     def keys(self) -> list[str]:
         """Return every key that can stand before `=`."""
         keys = [setting.key for setting in self.settings()]
-        return [*dict.fromkeys(keys), *self.methods, *self.groups, "debug"]
+        return [*dict.fromkeys(keys), *self.methods, *self.groups]
+
+    def remedy(self, key: str) -> str:
+        """Return what to do about a key that cannot be set: take the nearest, or see the help."""
+        close = near_settings(key, self.keys())
+        if close:
+            return f"did you mean {' or '.join(close)}?"
+        return f"see `fivefold {self.task.name} --help`"
 
 
 def types_at(config: type, path: str) -> list[Any]:
@@ -151,6 +183,11 @@ def is_list(annotation: Any) -> bool:
     """Whether a field holds a list."""
     inner = _bare(annotation)
     return inner is list or get_origin(inner) is list
+
+
+def is_list_of_text(annotation: Any) -> bool:
+    """Whether a field holds a list of text or of paths."""
+    return is_list(annotation) and any(map(is_text, get_args(_bare(annotation))))
 
 
 def is_optional(annotation: Any) -> bool:
@@ -221,6 +258,7 @@ def problem_of_config(config: object, holders: tuple[object, ...] = ()) -> str:
         return f"the types of {name} cannot be read: {error}"
     for item in fields(config):
         problem = _problem_of_type(hints[item.name], (*holders, config))
+        problem = problem or _problem_of_choices(item.metadata.get("choices", ()))
         if problem:
             return f"{name}.{item.name}: {problem}"
     return ""
@@ -250,6 +288,11 @@ def _problem_of_type(annotation: Any, holders: tuple[object, ...]) -> str:
     return f"{type_name(annotation)} is not supported, use a number, text, an Enum or a dataclass"
 
 
+def _problem_of_choices(choices: object) -> str:
+    is_words = isinstance(choices, list | tuple) and all(isinstance(word, str) for word in choices)
+    return "" if is_words else f"choices must be a list of text, not {choices!r}"
+
+
 def _is_scalar_type(annotation: Any) -> bool:
     """Whether an annotation is a type of plain values, or null."""
     return annotation in _SCALARS or (isinstance(annotation, type) and issubclass(annotation, Enum))
@@ -266,6 +309,10 @@ def _bare(annotation: Any) -> Any:
 
 def _settable(config: type) -> list[Field[Any]]:
     return [field for field in fields(config) if field.init]
+
+
+def _choices(field: Field[Any]) -> tuple[str, ...]:
+    return tuple(field.metadata.get("choices", ()))
 
 
 def _default(field: Field[Any]) -> object:

@@ -16,8 +16,16 @@ _PLAIN = ("--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", 
 _HYDRA_HELP = ("--hydra-help",)
 _INFO = ("--info", "-i")
 _INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_CFG_TYPES = ("all", "hydra", "job")
 _REFUSED = ("--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun")
 _OWN = ("--help", "-h", "--version", "--json")
+FLAGS = (*_VALUED, *_INFO, *_PLAIN, *_HYDRA_HELP, *_OWN)
+"""Every flag that is understood."""
+FLAG_VALUES = {
+    **dict.fromkeys(("--cfg", "-c"), _CFG_TYPES),
+    **dict.fromkeys(_INFO, _INFO_TOPICS),
+}
+"""What may follow the flags that take one of a few words."""
 
 
 @dataclass
@@ -94,8 +102,7 @@ def _read_flag(word: str, rest: list[str]) -> list[str]:
         return [flag, "all"]
     if word in (*_PLAIN, *_HYDRA_HELP):
         return [word]
-    known = (*_VALUED, *_INFO, *_PLAIN, *_HYDRA_HELP, *_OWN)
-    raise UserError(f"no such flag {word!r}", remedy=nearest(word, known))
+    raise UserError(f"no such flag {word!r}", remedy=nearest(word, FLAGS))
 
 
 def split_task(words: list[str], names: Iterable[str]) -> tuple[str, list[str]]:
@@ -108,6 +115,12 @@ def split_task(words: list[str], names: Iterable[str]) -> tuple[str, list[str]]:
     return (words[0], words[1:]) if words else ("", [])
 
 
+def action_words(fields: Callable[[str], list[object]]) -> list[str]:
+    """Return the words that may follow a task whose settings hold an enum named `action`."""
+    enums = filter(None, map(enum_of, fields("action")))
+    return [str(member.value) for enum in enums for member in enum]
+
+
 def action_override(task: Task, words: list[str], fields: Callable[[str], list[object]]) -> str:
     """Return the override that a word after the task stands for: `cache clear`.
 
@@ -116,9 +129,8 @@ def action_override(task: Task, words: list[str], fields: Callable[[str], list[o
     Raises:
         UserError: when the words mean nothing to this task.
     """
-    enums = [enum_of(annotation) for annotation in fields("action")]
-    if len(words) == 1 and enums and enums[0] is not None:
-        actions = [str(member.value) for member in enums[0]]
+    actions = action_words(fields)
+    if len(words) == 1 and actions:
         if words[0] in actions:
             return f"action={words[0]}"
         problem = f"fivefold {task.name} cannot {words[0]!r}"

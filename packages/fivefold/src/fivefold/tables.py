@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from .errors import shown
 
-_WIDTH_OFF_SCREEN = 160
+_WIDTH_OFF_SCREEN = 100_000
+"""Wider than any table: what is read by a program, or paged, is not to be broken."""
 _NOTHING = "-"
 
 
@@ -17,7 +18,7 @@ def table_text(
     *,
     is_terminal: bool = False,
 ) -> str:
-    """Return a table as text, as wide as the terminal, or as a file can hold.
+    """Return a table as text: within the terminal's width, or else as wide as it needs.
 
     Args:
         title: the heading.
@@ -31,7 +32,7 @@ def table_text(
     from rich.text import Text
 
     names = list(columns or dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in names:
         is_number = any(isinstance(row.get(name), int | float) for row in rows)
         table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
@@ -39,7 +40,10 @@ def table_text(
         table.add_row(*(Text(cell(row.get(name))) for name in names))
     sheet = io.StringIO()
     width = None if is_terminal else _WIDTH_OFF_SCREEN
-    Console(file=sheet, force_terminal=is_terminal, width=width).print(table)
+    console = Console(file=sheet, force_terminal=is_terminal, width=width)
+    if title:  # not the table's own, which would be broken to the width of its columns
+        console.print(Text(title, style="table.title"))
+    console.print(table)
     lines = (line.rstrip() for line in sheet.getvalue().strip("\n").splitlines())
     return "\n".join(lines) + "\n"
 

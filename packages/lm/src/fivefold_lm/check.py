@@ -107,9 +107,7 @@ def _errors(model: LanguageModel, attention: AttentionMethod, text: int) -> Tens
     return worst.nan_to_num(nan=math.inf)
 
 
-def _score(
-    model: LanguageModel, attention: AttentionMethod, text: int
-) -> tuple[Tensor, Tensor]:
+def _score(model: LanguageModel, attention: AttentionMethod, text: int) -> tuple[Tensor, Tensor]:
     """Verify a tree over ragged rows, keep a path, take one more step; score the same plainly.
 
     Returns:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from fivefold import UserError, nearest
+from fivefold.errors import near
 from huggingface_hub import errors as hub
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.utils._validators import validate_repo_id
 from safetensors import SafetensorError
 from transformers import (
@@ -18,27 +21,34 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from .config import ModelConfig
 from .gguf_file import converted, is_gguf
 from .models import LanguageModel
 from .packed import can_pack, pack_linears
-from .quiet import without_bars
+from .quiet import without_bars, without_hub_warnings
 from .smollm2 import smollm2_folder
 
 HIDDEN = (".", "_")
 WEIGHTS = (".safetensors", ".bin", ".gguf")
+DEFAULT = "smollm2"
+
+
+class NoSuchModelError(UserError):
+    """The name leads to no model here; its remedy says what else `model=` takes."""
 
 
 def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
     """Load the model that the settings name (see `load_model`)."""
     device = find_device(config)
+    template = read_template(config.chat_template) if config.chat_template else ""
     where, is_ours = locate(config, say)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if not Path(where).is_dir():
-        options |= {"revision": config.revision or "main", "token": config.token or None}
     try:
-        with without_bars():
+        with without_bars(), without_hub_warnings():
+            if not Path(where).is_dir():
+                options |= _hub_options(config)
             module = _load_module(config, where, options)
             module.to(device)  # type: ignore[arg-type]
             kind = PreTrainedTokenizerFast if is_ours else AutoTokenizer
@@ -47,8 +57,8 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
         raise
     except Exception as error:  # the many errors of two libraries, each made one line
         raise explain(error, config, where) from error
-    if config.chat_template:
-        tokenizer.chat_template = read_template(config.chat_template)
+    if template:
+        tokenizer.chat_template = template
     if config.packed and can_pack(module):
         pack_linears(module)
     return LanguageModel.wrap(module, tokenizer, config.name)
@@ -60,7 +70,7 @@ def locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, bool]:
     Raises:
         UserError: the name is neither, or the folder or file cannot hold a model.
     """
-    if config.name == "smollm2":
+    if config.name == DEFAULT:
         return str(smollm2_folder(say)), True
     path = Path(config.name).expanduser()
     if path.is_file():
@@ -69,11 +79,11 @@ def locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, bool]:
         _require_model_in(path, config)
         return str(path), False
     if _looks_like_path(config.name):
-        raise UserError(
+        raise NoSuchModelError(
             "there is no such file or folder",
             setting="model.name",
             value=config.name,
-            remedy="give an existing folder or GGUF file, a hub id, or smollm2",
+            remedy=f"give an existing folder or GGUF file, a hub id, or {DEFAULT}",
         )
     try:
         validate_repo_id(config.name)
@@ -111,10 +121,22 @@ def read_template(template: str) -> str:
     """Return a chat template given as text or as a file.
 
     Raises:
-        UserError: it is neither Jinja text nor a readable file.
+        UserError: it is neither Jinja text nor a readable file, or cannot be parsed.
     """
-    if "{" in template:
-        return template
+    text = template if "{" in template else _template_in(template)
+    try:
+        _compile_jinja_template(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(
+            f"the chat template is at fault, on its line {error.lineno}: {error.message}",
+            setting="model.chat_template",
+            value=template,
+            remedy="mend the template, or leave it out for the model's own",
+        ) from error
+    return text
+
+
+def _template_in(template: str) -> str:
     try:
         return Path(template).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -150,10 +172,7 @@ def explain(error: BaseException, config: ModelConfig, where: str) -> UserError:
     if caused_by(hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError, OSError) and (
         "connect" in text.lower() or "offline" in text.lower() or "resolve" in text.lower()
     ):
-        return say(
-            "the hub cannot be reached and this model is not in its local cache",
-            "load it once while online, give a local folder or a GGUF file, or use model=smollm2",
-        )
+        return _unreachable(config)
     if "trust_remote_code" in text:
         return say(
             "this model runs Python code of its own",
@@ -177,6 +196,22 @@ def explain(error: BaseException, config: ModelConfig, where: str) -> UserError:
         f"the model cannot be loaded ({type(error).__name__}: {_first_sentence(text)})",
         f"check that {where} holds config, weights and tokenizer of a causal language model",
     )
+
+
+def _hub_options(config: ModelConfig) -> dict[str, Any]:
+    """Return what a hub id is loaded with; from the local cache alone where no hub answers.
+
+    Without the question, each file would be asked for six times, over half a minute.
+    """
+    revision, token = config.revision or "main", config.token or None
+    options: dict[str, Any] = {"revision": revision, "token": token}
+    try:
+        get_hf_file_metadata(hf_hub_url(config.name, "config.json", revision=revision), token=token)
+    except hub.HfHubHTTPError:
+        pass  # it answers, and says the same again to the libraries that can explain it
+    except Exception:  # no name, no route, no answer: the client's network library is private
+        options["local_files_only"] = True
+    return options
 
 
 def _load_module(config: ModelConfig, where: str, options: dict[str, Any]) -> PreTrainedModel:
@@ -249,11 +284,22 @@ def _require_model_in(folder: Path, config: ModelConfig) -> None:
 
 
 def _unknown(config: ModelConfig) -> UserError:
-    return UserError(
+    return NoSuchModelError(
         "there is no such model on the hub, or it is private",
         setting="model.name",
         value=config.name,
-        remedy=f"check its spelling, set model.token, or {nearest(config.name, ['smollm2'])}",
+        remedy=f"check its spelling, set model.token, or {nearest(config.name, [DEFAULT])}",
+    )
+
+
+def _unreachable(config: ModelConfig) -> UserError:
+    ways = "load it once while online, give a local folder or a GGUF file, or use"
+    guess = f"did you mean {DEFAULT}? else " if near(config.name, [DEFAULT]) else ""
+    return NoSuchModelError(
+        "the hub cannot be reached and this model is not in its local cache",
+        setting="model.name",
+        value=config.name,
+        remedy=f"{guess}{ways} model={DEFAULT}",
     )
 
 

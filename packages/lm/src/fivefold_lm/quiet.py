@@ -1,10 +1,12 @@
-"""Keep transformers' progress bars off the terminal."""
+"""Keep what other libraries tell of their own accord off the terminal."""
 
 import io
+import logging as std_logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
 
@@ -19,6 +21,17 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             bars.enable_progress_bar()
+
+
+@contextmanager
+def without_hub_warnings() -> Iterator[None]:
+    """Hide what the hub's client says of each request that failed; the error says it once."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(max(before, std_logging.ERROR))
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 @contextmanager

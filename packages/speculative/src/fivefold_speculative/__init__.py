@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._words import Proposal, Rule, check_rule
     from .answers import Answer
-    from .api import generate, stream
+    from .api import Settings, generate, stream
     from .corrector import Corrector, NoCorrection
     from .decode import decode
     from .draft_model import DraftKind, DraftLoader, DraftModel
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "_words": ("Proposal", "Rule", "check_rule"),
     "answers": ("Answer",),
-    "api": ("generate", "stream"),
+    "api": ("Settings", "generate", "stream"),
     "corrector": ("Corrector", "NoCorrection"),
     "decode": ("decode",),
     "draft_model": ("DraftKind", "DraftLoader", "DraftModel"),
@@ -62,6 +62,7 @@ __all__ = [
     "Request",
     "Rule",
     "Session",
+    "Settings",
     "StepOutcome",
     "TokenLogprob",
     "TokenTree",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,7 +133,8 @@ def answer(
     batch_size: int = 1,
     logprobs: int = -1,
     on_error: Callable[[UserError, Sequence[Job]], None] | None = None,
-) -> Iterator[Piece | Answer]:
+    on_cut: Callable[[Answer], None] | None = None,
+) -> Generator[Piece | Answer, None, None]:
     """Write answers.
 
     Args:
@@ -143,6 +144,7 @@ def answer(
         logprobs: alternatives recorded beside each token's own; negative: none of it.
         on_error: told which answers of a batch could not be finished, and why; the other batches
             go on. By default the error is raised.
+        on_cut: told what an answer holds that is interrupted, or given up by closing the iterator.
 
     Yields:
         Pieces of text as they become certain, and each answer once it is finished; the index of a
@@ -151,9 +153,15 @@ def answer(
     for start in range(0, len(jobs), batch_size):
         group = jobs[start : start + batch_size]
         over: list[int] = []
+        batch: Batch | None = None
         try:
             batch = engine.batch([job.request for job in group], logprobs=logprobs)
             yield from _answer_batch(batch, group, start, over)
+        except (KeyboardInterrupt, GeneratorExit):
+            if on_cut is not None:
+                for cut in _cut_answers(batch, group, over):
+                    on_cut(cut)
+            raise
         except UserError as error:
             if on_error is None:
                 raise
@@ -162,16 +170,28 @@ def answer(
 
 def _answer_batch(
     batch: Batch, jobs: Sequence[Job], start: int, over: list[int]
-) -> Iterator[Piece | Answer]:
+) -> Generator[Piece | Answer, None, None]:
     for outcome in batch.steps():
         for row, (text, finished) in enumerate(zip(outcome.text, outcome.finished, strict=True)):
             if text:
                 yield Piece(start + row, text)
             if finished:
                 over.append(row)
-                job = jobs[row]
-                record = batch.session.records[row]
-                yield Answer(job.prompt.id, job.sample, job.prompt.content, record)
+                yield _answer_of(jobs[row], batch.session.records[row])
+
+
+def _cut_answers(batch: Batch | None, jobs: Sequence[Job], over: list[int]) -> Iterator[Answer]:
+    """Yield what the rows of a batch hold that are not over, if they hold anything."""
+    if batch is None:
+        return
+    batch.session.close()
+    for row, record in enumerate(batch.session.records):
+        if record.tokens and row not in over:
+            yield _answer_of(jobs[row], record)
+
+
+def _answer_of(job: Job, record: Record) -> Answer:
+    return Answer(job.prompt.id, job.sample, job.prompt.content, record)
 
 
 def failure(prompt_id: str, error: UserError | str) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, Unpack, overload
 
-from fivefold import Choice
+from fivefold import UserError
 from fivefold_lm import (
     AttentionMethod,
     LanguageModel,
@@ -18,10 +18,10 @@ from fivefold_lm import (
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .answers import Answer, Job, Piece, answer, make_jobs
-from .choosing import choose, choose_drafting, draft_loader
+from .choosing import choose_drafting, choose_given, draft_loader
 from .engine import Engine, memory_errors
-from .prompt_sets import Message, Prompt
-from .task_configs import GenerateConfig, parse_method
+from .prompt_sets import Message, Prompt, checked_content
+from .task_configs import GenerateConfig
 
 Messages: TypeAlias = list[Message]
 """A conversation: `role` and `content` of each message."""
@@ -35,11 +35,13 @@ class Settings(TypedDict, total=False):
     """Keyword arguments of `generate` and `stream`; what is left out is as on the command line."""
 
     model: Model
-    """Default `smollm2`. Pass what `fivefold_lm.load_model` returns to load it only once."""
+    """Default `smollm2`; another hub id, folder or GGUF file. Pass what `fivefold_lm.load_model`
+    returns to load it only once."""
     drafting: MethodSpec
     """Drafting method; default `none`."""
-    draft: str | PreTrainedModel
-    """Its draft model: a module, folder or hub id, or `shipped`."""
+    draft: str | Mapping[str, Any] | PreTrainedModel
+    """Its draft model: a module, folder, draft file or hub id, or `shipped`; without `drafting`, a
+    drafting method may stand here too."""
     attention: MethodSpec
     """Default `full`."""
     correction: MethodSpec
@@ -76,7 +78,7 @@ class Settings(TypedDict, total=False):
 
 @overload
 def generate(  # type: ignore[overload-overlap]
-    prompt: str, **settings: Unpack[Settings]
+    prompt: str | Messages, **settings: Unpack[Settings]
 ) -> Answer: ...
 
 
@@ -85,7 +87,7 @@ def generate(prompt: Sequence[str | Messages], **settings: Unpack[Settings]) -> 
 
 
 def generate(
-    prompt: str | Sequence[str | Messages], **settings: Unpack[Settings]
+    prompt: str | Messages | Sequence[str | Messages], **settings: Unpack[Settings]
 ) -> Answer | list[Answer]:
     """Continue a prompt, or several, with the model's own text, faster by a drafting method.
 
@@ -94,24 +96,24 @@ def generate(
         print(answer.text, answer.mean_acceptance_length)
 
     Args:
-        prompt: a text, or a list of texts and conversations.
-        settings: see `Settings`.
+        prompt: a text, a conversation (a list of messages), or a list of texts and conversations.
+        settings: see `fivefold_speculative.Settings`.
 
     Returns:
-        The answer to a text (its first sample); to a list, all answers in the order of prompts
-        and samples.
+        The answer to a text or a conversation (its first sample); to a list of them, all answers
+        in the order of prompts and samples.
 
     Raises:
         UserError: a setting, prompt, model or method that cannot be used.
     """
+    contents, is_one = contents_of(prompt)
     engine, config = _prepare(settings)
-    contents: list[str | Messages] = [prompt] if isinstance(prompt, str) else list(prompt)
     jobs = [job for i, content in enumerate(contents) for job in _jobs(engine, i, content, config)]
     tops = -1 if config.logprobs is None else config.logprobs
     events = answer(engine, jobs, batch_size=config.batch_size, logprobs=tops)
     done = {(item.id, item.sample): item for item in events if isinstance(item, Answer)}
     ordered = [done[job.prompt.id, job.sample] for job in jobs]
-    return ordered[0] if isinstance(prompt, str) else ordered
+    return ordered[0] if is_one else ordered
 
 
 def stream(prompt: str | Messages, **settings: Unpack[Settings]) -> Iterator[str]:
@@ -119,7 +121,7 @@ def stream(prompt: str | Messages, **settings: Unpack[Settings]) -> Iterator[str
 
     Args:
         prompt: a text or a conversation.
-        settings: see `Settings`.
+        settings: see `fivefold_speculative.Settings`.
 
     Yields:
         Pieces of text; joined they are the answer's text.
@@ -127,10 +129,23 @@ def stream(prompt: str | Messages, **settings: Unpack[Settings]) -> Iterator[str
     Raises:
         UserError: as `generate`.
     """
+    content = checked_content(prompt)
     engine, config = _prepare(settings)
-    for event in answer(engine, _jobs(engine, 0, prompt, config)[:1]):
+    for event in answer(engine, _jobs(engine, 0, content, config)[:1]):
         if isinstance(event, Piece):
             yield event.text
+
+
+def contents_of(prompt: object) -> tuple[list[str | Messages], bool]:
+    """Return the texts and conversations that `generate` was given, and whether it is just one.
+
+    Raises:
+        UserError: one of them is neither, or empty.
+    """
+    if not isinstance(prompt, list | tuple) or (prompt and isinstance(prompt[0], Mapping)):
+        return [checked_content(prompt)], True
+    several = enumerate(prompt)
+    return [checked_content(content, f"prompt[{index}]") for index, content in several], False
 
 
 def _prepare(settings: Settings) -> tuple[Engine, GenerateConfig]:
@@ -141,32 +156,39 @@ def _prepare(settings: Settings) -> tuple[Engine, GenerateConfig]:
     unknown = set(settings) - set(own) - set(drawn) - set(Settings.__annotations__)
     if unknown:
         raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
-    target = _load(settings.get("model", "smollm2"))
-    attention: AttentionMethod = _choose("attention", settings.get("attention", "full")).build()
-    self_test(target, attention)
     draft = settings.get("draft")
+    drafting = choose_drafting(settings.get("drafting"), draft)
+    choices = {
+        hook: choose_given(hook, settings.get(hook, default), hook)
+        for hook, default in (("attention", "full"), ("correction", "none"))
+    }
+    target = _load(settings.get("model", "smollm2"))
+    attention: AttentionMethod = choices["attention"].build()
+    self_test(target, attention)
     engine = Engine(
         model=target,
         attention=attention,
         sampler=Sampler(sampling, vocab_size=target.vocab_size),
-        drafting=choose_drafting(settings.get("drafting"), draft).build,
-        correction=_choose("correction", settings.get("correction", "none")).build,
+        drafting=drafting.build,
+        correction=choices["correction"].build,
         rule=config.rule,
         drafts=draft_loader(target, draft),
     )
     return engine, config
 
 
-def _choose(hook: str, method: MethodSpec) -> Choice:
-    return choose(hook, *parse_method(method))
-
-
-def _load(model: Model) -> LanguageModel:
+def _load(model: object) -> LanguageModel:
     if isinstance(model, LanguageModel):
         return model
     if isinstance(model, tuple):
         module, tokenizer = model
         return LanguageModel.wrap(module, tokenizer, type(module).__name__)
+    if not isinstance(model, str):
+        raise UserError(
+            f"{type(model).__name__} is not a model",
+            setting="model",
+            remedy="give a name, what load_model returns, or (module, tokenizer)",
+        )
     with memory_errors():
         return load_model(ModelConfig(name=model))
 

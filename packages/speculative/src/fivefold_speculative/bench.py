@@ -6,19 +6,19 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from fivefold import Choice, Run, UserError
 
+from ._counted import counted
 from ._words import Rule
 from .engine import Engine
-from .prompt_sets import BrokenLine, Prompt, chat_prompts, human_eval_prompts, read_prompts, spread
+from .prompt_sets import Prompt
 from .record import Record, Request
 from .repetition import repeated_4grams
 from .session import Session
-from .task_configs import BenchConfig, parse_method
+from .task_configs import BenchConfig, choose_methods
 
 PLAIN = "none"
 """The method every other one is measured against."""
@@ -93,9 +93,17 @@ class Contender:
         return [sum(h[place] for h in histograms if place < len(h)) for place in range(longest)]
 
 
-def run(config: BenchConfig, run: Run) -> None:
-    """Run `fivefold bench`: warm up, measure in turns, print the table, draw the figures."""
-    prompts = bench_prompts(config)
+def compare(prompts: Sequence[Prompt], config: BenchConfig, run: Run) -> None:
+    """Measure for `fivefold bench`: warm up, take turns, print the table, draw the figures.
+
+    Args:
+        prompts: what is answered, by every method.
+        config: the task's settings.
+        run: the run.
+
+    Raises:
+        UserError: the model cannot be loaded, or a method or a prompt does not suit it.
+    """
     base = Engine.of(run, config.rule)
     requests = _requests(base, prompts, config)
     contenders = contenders_of(base, config, run)
@@ -127,32 +135,12 @@ def report(
             run.figure(f"{name}_{contender.label}", row[name])
     num_prompts = sum(map(len, batches))
     run.figure("num_prompts", num_prompts)
-    title = f"{config.prompts}, {num_prompts} prompts, {base.model.name}, {base.model.dtype}"
+    size, model = counted(num_prompts, "prompt"), base.model
+    title = f"{config.prompts}, {size}, {model.name}, {model.dtype}"
     run.table(title, rows, COLUMNS)
     _write_cells(contenders, batches, run)
     if config.plots:
         draw(contenders, title, run)
-
-
-def bench_prompts(config: BenchConfig) -> list[Prompt]:
-    """Return the prompts to measure on.
-
-    Raises:
-        UserError: HumanEval is not installed, or the file cannot be read or has a broken line.
-    """
-    if config.prompts == "chat":
-        return spread(chat_prompts(config.split), config.limit)
-    if config.split != "all":
-        raise UserError(
-            "only the chat prompts are split", setting="split", remedy="set prompts=chat"
-        )
-    if config.prompts == "humaneval":
-        return spread(human_eval_prompts(), config.limit)
-    found = read_prompts(Path(config.prompts), setting="prompts")
-    broken = [item for item in found if isinstance(item, BrokenLine)]
-    if broken:
-        raise UserError(str(broken[0]), setting="prompts", remedy="mend the line")
-    return spread([item for item in found if isinstance(item, Prompt)], config.limit)
 
 
 def contenders_of(base: Engine, config: BenchConfig, run: Run) -> list[Contender]:
@@ -162,9 +150,8 @@ def contenders_of(base: Engine, config: BenchConfig, run: Run) -> list[Contender
         UserError: an unknown method or setting, or one that does not suit the model or the rule.
     """
     chosen: list[tuple[str, Choice]] = []
-    for entry in config.methods:
-        name, values = parse_method(entry)
-        chosen.append((_label(name, values), run.choose("drafting", name, values)))
+    for name, values, choice in choose_methods(config, run):
+        chosen.append((_label(name, values), choice))
     if not config.methods:
         chosen.append((run.method("drafting").name, run.chosen("drafting")))
     contenders = [Contender(PLAIN, base.plain())]

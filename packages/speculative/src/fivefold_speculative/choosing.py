@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 from fivefold import Choice, UserError
 from fivefold.composing import validated
 from fivefold.discovery import installed
-from fivefold_lm import LanguageModel, ModelConfig, load_model
+from fivefold_lm import LanguageModel
 from fivefold_lm.layout import why_no_tree
 from fivefold_lm.models import context_len
 from transformers import PreTrainedModel
 
-from .draft_model import DraftKind, DraftLoader, DraftModel, no_feature_head
-from .task_configs import TASKS, parse_method
+from .draft_model import SHIPPED, DraftKind, DraftLoader, DraftModel, no_feature_head
+from .task_configs import TASKS, named_as, parse_method
 
 _GENERATE = TASKS[0]
 Draft: TypeAlias = str | Mapping[str, Any] | PreTrainedModel
@@ -36,7 +37,23 @@ def choose(hook: str, name: str, values: Mapping[str, Any] | None = None) -> Cho
     return Choice(hook, method, validated(method.config, values or {}, hook))
 
 
-def choose_drafting(drafting: str | Mapping[str, Any] | None, draft: Draft | None) -> Choice:
+def choose_given(hook: str, given: object, setting: str) -> Choice:
+    """Return the method that a name, or a mapping of one name to its settings, means.
+
+    Args:
+        hook: as in `choose`.
+        given: the name or mapping.
+        setting: the argument that holds it, for errors.
+
+    Raises:
+        UserError: as `choose`, or it is neither.
+    """
+    name, values = parse_method(given, setting)
+    with named_as(setting, given):
+        return choose(hook, name, values)
+
+
+def choose_drafting(drafting: object, draft: object) -> Choice:
     """Return the drafting method that a method's name and a draft mean together.
 
     Args:
@@ -44,18 +61,26 @@ def choose_drafting(drafting: str | Mapping[str, Any] | None, draft: Draft | Non
         draft: a model, its folder or hub id, `shipped`, or a method as in `drafting`.
 
     Raises:
-        UserError: as `choose`.
+        UserError: as `choose`, or `draft` is none of these.
     """
     if drafting is None and draft is None:
         return choose("drafting", "none")
+    if draft is not None and not isinstance(draft, str | Mapping | PreTrainedModel):
+        raise _no_draft(draft)
     if isinstance(draft, Mapping) or (drafting is None and draft in _names()):
-        return choose("drafting", *parse_method(draft))
-    name, values = parse_method(drafting or "chain")
-    if isinstance(draft, str):
-        values = {**values, "draft": draft}
-    elif draft is not None:
-        values = {**values, "draft": type(draft).__name__}
-    return choose("drafting", name, values)
+        return choose_given("drafting", draft, "draft")
+    given = "chain" if drafting is None else drafting
+    if draft is not None:
+        name, values = parse_method(given, "drafting")
+        if name in _names() and "draft" not in _settings_of(name):
+            raise UserError(
+                f"drafting={name} takes no draft model",
+                setting="draft",
+                remedy="leave it out, or choose drafting=chain",
+            )
+        said = draft if isinstance(draft, str) else type(draft).__name__
+        given = {name: {**values, "draft": said}}
+    return choose_given("drafting", given, "drafting")
 
 
 def draft_loader(
@@ -68,7 +93,8 @@ def draft_loader(
         draft: a model that is loaded already, or what the user said.
         has_tokenizer: whether the target's is there to compare a draft's with.
     """
-    ordinary = DraftLoader(target)
+    setting = "draft" if isinstance(draft, str) else "drafting.draft"
+    ordinary = DraftLoader(target, setting=setting, methods=_names() if draft else ())
     if isinstance(draft, PreTrainedModel):
         given = _as_draft(draft, target)
         return lambda name, kind: _of_kind(given, kind)
@@ -76,12 +102,9 @@ def draft_loader(
         return ordinary
 
     def load(name: str, kind: DraftKind) -> DraftModel:
-        if name == "shipped" or name.endswith(".safetensors") or kind is DraftKind.FEATURE_HEAD:
+        if name == SHIPPED or name.endswith(".safetensors") or kind is DraftKind.FEATURE_HEAD:
             return ordinary(name, kind)
-        device, dtype = str(target.device), str(target.dtype).removeprefix("torch.")
-        return _as_draft(
-            load_model(ModelConfig(name=name, device=device, dtype=dtype)).module, target
-        )
+        return _as_draft(ordinary.load_model(name).module, target)
 
     return load
 
@@ -122,5 +145,19 @@ def _of_kind(draft: DraftModel, kind: DraftKind) -> DraftModel:
     return draft
 
 
-def _names() -> set[str]:
-    return set(installed().methods(_GENERATE, "drafting"))
+def _no_draft(draft: object) -> UserError:
+    return UserError(
+        f"{type(draft).__name__} is neither a text, a mapping nor a model of transformers",
+        setting="draft",
+        remedy=f"give a smaller model, its folder or hub id, {SHIPPED}, or a drafting method "
+        f"({', '.join(_names())})",
+    )
+
+
+def _settings_of(name: str) -> set[str]:
+    config = installed().method(_GENERATE, "drafting", name).config
+    return {field.name for field in fields(config)}
+
+
+def _names() -> list[str]:
+    return sorted(installed().methods(_GENERATE, "drafting"))

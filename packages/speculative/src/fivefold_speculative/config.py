@@ -63,7 +63,8 @@ class _DraftModelConfig:
     """What every method with a draft model sets."""
 
     draft: str = "shipped"
-    """Draft model: a hub id, a folder, or `shipped` for the one this package carries."""
+    """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target, or
+    `shipped` for the one this package carries."""
     proposal: str = "auto"
     """How children are chosen: `topk`, `sampled`, `without_replacement`; `auto` takes the most
     probable ones under greedy decoding, and else draws them, in a tree without replacement."""
@@ -76,7 +77,7 @@ class _DraftModelConfig:
             raise UserError(
                 "no draft model is named",
                 setting="drafting.draft",
-                remedy="give a hub id, a folder, or shipped",
+                remedy="give a hub id, a folder, a draft file, or shipped",
             )
         if self.proposal not in ("auto", *_PROPOSALS):
             raise UserError(
@@ -170,6 +171,9 @@ class ExpansionConfig(_DraftModelConfig):
 class FeatureHeadConfig(ExpansionConfig):
     """Settings of `drafting=feature_head`."""
 
+    draft: str = "shipped"
+    """Draft file (`.safetensors`) made for the target, or `shipped` for the one this package
+    carries for SmolLM2."""
     widths: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     """Children of every node, level by level; all 1: a chain."""
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ._counted import counted
 from .engine import Batch, Engine
 from .prompt_sets import Message
 from .record import Record, Request
@@ -37,9 +38,10 @@ class Turn:
     def __str__(self) -> str:
         rate = len(self.token_ids) / self.seconds if self.seconds else 0.0
         return (
-            f"{len(self.token_ids)} tokens, {rate:.1f} tokens/s, "
+            f"{counted(len(self.token_ids), 'token')}, {rate:.1f} tokens/s, "
             f"{self.record.mean_acceptance_length:.2f} tokens a pass; "
-            f"{self.num_prefilled} tokens read, {self.num_kept} kept ({self.record.finish_reason})"
+            f"{counted(self.num_prefilled, 'token')} read, {self.num_kept} kept "
+            f"({self.record.finish_reason})"
         )
 
     def row(self) -> dict[str, object]:

@@ -32,12 +32,13 @@ class Take:
     def row(self, plain: Take, *, is_greedy: bool) -> dict[str, object]:
         """Return a line of the table; sampled texts differ by chance and are not compared."""
         record, same = self.written.record, self.written.token_ids == plain.written.token_ids
+        rate = record.draft_acceptance_rate
         return {
             "method": self.method,
             "tokens": len(record.tokens),
             "tokens_per_second": round(len(record.tokens) / self.seconds, 1),
             "tokens_per_pass": round(record.mean_acceptance_length, 2),
-            "acceptance": round(record.draft_acceptance_rate, 3),
+            "acceptance": None if rate is None else round(rate, 3),
             "identical to plain decoding": ("yes" if same else "no") if is_greedy else "-",
         }
 
@@ -76,11 +77,13 @@ def _take(run: Run, title: str, method: str, engine: Engine, jobs: list[Job]) ->
         pass
     run.print(f"--- {title}")
     begin = time.perf_counter()
-    for event in answer(engine, jobs):
-        if isinstance(event, Piece):
-            run.stream(event.text)
-        else:
-            written = event
-    seconds = time.perf_counter() - begin
-    run.print("\n")
+    try:
+        for event in answer(engine, jobs):
+            if isinstance(event, Piece):
+                run.stream(event.text)
+            else:
+                written = event
+        seconds = time.perf_counter() - begin
+    finally:  # also of a text that Ctrl-C cut short, which would share its line with the message
+        run.print("\n")
     return Take(method, written, seconds)

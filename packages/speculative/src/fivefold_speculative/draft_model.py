@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from fivefold import UserError
+from fivefold.errors import near
 from fivefold_lm import (
     Capability,
     FullAttention,
@@ -16,6 +17,7 @@ from fivefold_lm import (
     TreeForward,
     load_model,
 )
+from fivefold_lm.loading import NoSuchModelError
 from fivefold_lm.packed import is_packed, pack_linears, packed_product
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,6 +27,7 @@ from .drafts import shipped_for
 from .drafts.feature_head import FeatureHead, load_feature_head
 from .drafts.independent import IndependentDraft, load_independent
 
+SHIPPED = "shipped"
 _SETTING = "drafting.draft"
 
 
@@ -60,8 +63,13 @@ class DraftModel:
     name: str
 
     @classmethod
-    def of(cls, draft: LanguageModel, target: LanguageModel) -> DraftModel:
+    def of(cls, draft: LanguageModel, target: LanguageModel, setting: str = _SETTING) -> DraftModel:
         """Return a language model as a draft for a target.
+
+        Args:
+            draft: the smaller model.
+            target: the model that it is for.
+            setting: what names it, for errors.
 
         Raises:
             UserError: the tokenizers differ, or the draft cannot run a tree.
@@ -70,14 +78,14 @@ class DraftModel:
             raise UserError(
                 f"draft and target read different vocabularies ({len(draft.tokenizer)} and "
                 f"{len(target.tokenizer)} tokens)",
-                setting=_SETTING,
+                setting=setting,
                 value=draft.name,
                 remedy=f"choose a draft with the tokenizer of {target.name}",
             )
         if Capability.TREE_ATTENTION not in draft.capabilities:
             raise UserError(
                 f"this model cannot draft: {draft.why_not[Capability.TREE_ATTENTION]}",
-                setting=_SETTING,
+                setting=setting,
                 value=draft.name,
                 remedy="choose a draft with plain or sliding-window attention",
             )
@@ -119,6 +127,8 @@ class DraftLoader:
         target: the model that the drafts are for.
         config: the target's settings; a draft is loaded with the same token and trust.
         say: told what takes time: a download, a conversion.
+        setting: what names the draft, for errors.
+        methods: drafting methods that could stand there as well, for remedies.
     """
 
     def __init__(
@@ -126,10 +136,15 @@ class DraftLoader:
         target: LanguageModel,
         config: ModelConfig | None = None,
         say: Callable[[str], None] = lambda _: None,
+        *,
+        setting: str = _SETTING,
+        methods: Sequence[str] = (),
     ) -> None:
         self._target = target
         self._config = config or ModelConfig()
         self._say = say
+        self._setting = setting
+        self._methods = methods
         self._loaded: dict[tuple[str, DraftKind], DraftModel] = {}
 
     def __call__(self, name: str, kind: DraftKind) -> DraftModel:
@@ -147,17 +162,22 @@ class DraftLoader:
         return self._loaded[name, kind]
 
     def _load(self, name: str, kind: DraftKind) -> DraftModel:
-        if name == "shipped":
+        if name == SHIPPED:
             return self._read(self._shipped(kind), name, kind)
         if name.endswith(".safetensors"):
             return self._read(Path(name), name, kind)
         if kind is DraftKind.FEATURE_HEAD:
             raise no_feature_head(
-                name, _SETTING, "give a .safetensors file written by the recipe, or shipped"
+                name, self._setting, "give a .safetensors file written by the recipe, or shipped"
             )
-        return DraftModel.of(self._load_model(name), self._target)
+        return DraftModel.of(self.load_model(name), self._target, self._setting)
 
-    def _load_model(self, name: str) -> LanguageModel:
+    def load_model(self, name: str) -> LanguageModel:
+        """Load a whole model that is to draft, in the target's number format.
+
+        Raises:
+            UserError: it cannot be loaded; the draft's own setting is named.
+        """
         config = replace(
             self._config,
             name=name,
@@ -168,18 +188,29 @@ class DraftLoader:
         )
         try:
             return load_model(config, self._say)
+        except NoSuchModelError as error:
+            raise UserError(
+                error.problem, setting=self._setting, value=name, remedy=self._other_drafts(name)
+            ) from error
         except UserError as error:
             raise UserError(
-                error.problem, setting=_SETTING, value=name, remedy=error.remedy
+                error.problem, setting=self._setting, value=name, remedy=error.remedy
             ) from error
+
+    def _other_drafts(self, name: str) -> str:
+        """Return a remedy that says what a draft may be; a model for targets is none."""
+        close = near(name, [SHIPPED, *self._methods])
+        guess = f"did you mean {' or '.join(close)}? else " if close else ""
+        methods = f", or a drafting method ({', '.join(self._methods)})" if self._methods else ""
+        return f"{guess}set {self._setting}={SHIPPED}, a draft file or a local folder{methods}"
 
     def _shipped(self, kind: DraftKind) -> Path:
         shipped = shipped_for(kind, self._target.module.config.to_dict())
         if shipped is None or not shipped.path.exists():
             raise UserError(
                 f"no {kind} draft is shipped for {self._target.name}",
-                setting=_SETTING,
-                value="shipped",
+                setting=self._setting,
+                value=SHIPPED,
                 remedy="name one, or choose drafting=prompt_lookup, which needs none",
             )
         return shipped.path
@@ -191,12 +222,15 @@ class DraftLoader:
             draft: FeatureHead | IndependentDraft = load(path, target)
         except FileNotFoundError:
             raise UserError(
-                "there is no such draft file", setting=_SETTING, value=name, remedy="check the path"
+                "there is no such draft file",
+                setting=self._setting,
+                value=name,
+                remedy="check the path",
             ) from None
         except (ValueError, OSError) as error:
             raise UserError(
                 f"the draft does not fit: {error}",
-                setting=_SETTING,
+                setting=self._setting,
                 value=name,
                 remedy=f"give a draft of kind {kind} made for {self._target.name}",
             ) from error

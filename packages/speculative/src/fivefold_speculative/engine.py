@@ -84,6 +84,7 @@ class Engine:
             UserError: the model cannot be loaded, or its tree forward is wrong.
         """
         apply_runtime(run.node("runtime", RuntimeConfig))
+        run.environment(threads=torch.get_num_threads())
         config = run.node("model", ModelConfig)
         with memory_errors():
             model = load_model(config, run.note)

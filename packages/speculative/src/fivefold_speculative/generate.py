@@ -1,92 +1,58 @@
-"""`fivefold generate`: continue prompts, stream or file the answers."""
+"""What `fivefold generate` does with the prompts it has read: decode, stream or file."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import closing
+from typing import Protocol
 
 from fivefold import Run, UserError
 
+from ._counted import counted
 from .answer_file import AnswerFile
 from .answers import Answer, Job, Piece, answer, failure, make_jobs
 from .engine import Engine
-from .prompt_sets import (
-    BrokenLine,
-    Prompt,
-    holds_records,
-    parse_records,
-    parse_text,
-    read_prompts,
-)
+from .prompt_sets import BrokenLine, Prompt, holds_records
 from .task_configs import GenerateConfig
 
 
-def run(config: GenerateConfig, run: Run) -> None:
-    """Run `fivefold generate`: read, decode, stream or file.
+def answer_prompts(
+    prompts: Sequence[Prompt | BrokenLine],
+    config: GenerateConfig,
+    run: Run,
+    file: AnswerFile | None,
+) -> None:
+    """Answer for `fivefold generate`: decode, stream or file.
 
     A record of the input that cannot be answered is named and the others are: the run ends as
     `partial`, with status 2.
-    """
-    prompts = prompts_of(config)
-    with ExitStack() as stack:
-        path = output_of(config)
-        file = stack.enter_context(AnswerFile(path)) if path is not None else None
-        engine = Engine.of(run, config.rule)
-        jobs = encode(engine, prompts, config, run, file)
-        is_streamed = len(jobs) == 1 and not config.output and not reads_records(config)
-        shown = _Streamed(run) if is_streamed else _Listed(run, file)
-        write(engine, jobs, config, run, shown, file)
 
-
-def prompts_of(config: GenerateConfig) -> list[Prompt | BrokenLine]:
-    """Read what is to be answered.
+    Args:
+        prompts: what was read.
+        config: the task's settings.
+        run: the run.
+        file: where the answers go as records; `None`: to standard output.
 
     Raises:
-        UserError: nothing was given, or it cannot be read.
+        UserError: the model cannot be loaded, or the only prompt cannot be answered.
     """
-    if config.input == "-":
-        return parse_records(sys.stdin.buffer.read(), "-")
-    if config.input:
-        return read_prompts(Path(config.input))
-    if config.prompt == "-":
-        return [Prompt("1", parse_text(sys.stdin.buffer.read(), "prompt", "-"))]
-    if not config.prompt.strip():
-        raise UserError(
-            "the prompt is empty",
-            setting="prompt",
-            value=config.prompt,
-            remedy="give prompt=TEXT, prompt=- or input=FILE",
-        )
-    return [Prompt("1", config.prompt)]
+    engine = Engine.of(run, config.rule)
+    jobs = encode(engine, prompts, config, run, file)
+    write(engine, jobs, config, run, shown_by(config, len(jobs), run, file), file)
 
 
-def reads_records(config: GenerateConfig) -> bool:
-    """Say whether the input is JSONL, which is answered in JSONL however many lines it has."""
-    return holds_records(config.input)
-
-
-def output_of(config: GenerateConfig) -> Path | None:
-    """Return the file to write, which must not be the one that is read; `None`: no file."""
-    if config.output in ("", "-"):
-        return None
-    path = Path(config.output)
-    if config.input not in ("", "-") and path.exists() and path.samefile(config.input):
-        raise UserError(
-            "the answers would overwrite the prompts",
-            setting="output",
-            value=config.output,
-            remedy="name another file",
-        )
-    return path
+def shown_by(config: GenerateConfig, count: int, run: Run, file: AnswerFile | None) -> Shown:
+    """Return how so many answers are shown: as text where no records are asked for or read."""
+    if config.output or holds_records(config.input):
+        return _Listed(run, file)
+    return _Streamed(run) if count == 1 else _Headed(run, count)
 
 
 def encode(
     engine: Engine,
-    prompts: list[Prompt | BrokenLine],
+    prompts: Sequence[Prompt | BrokenLine],
     config: GenerateConfig,
     run: Run,
     file: AnswerFile | None,
@@ -105,15 +71,26 @@ def encode(
             if len(prompts) == 1:
                 raise
             num_failed += 1
-            report_failure(prompt.id, error, run, file)
+            reason = str(prompt) if isinstance(prompt, BrokenLine) else str(error)
+            report_failure(prompt.id, reason, error, run, file)
     run.figure("num_prompts", len(prompts))
     run.figure("num_failed", num_failed)
     return jobs
 
 
-def report_failure(prompt_id: str, error: UserError, run: Run, file: AnswerFile | None) -> None:
-    """Say that a prompt could not be answered: on the screen, in `result.json`, in the file."""
-    record = failure(prompt_id, error)
+def report_failure(
+    prompt_id: str, reason: str, error: UserError, run: Run, file: AnswerFile | None
+) -> None:
+    """Say that a prompt could not be answered.
+
+    Args:
+        prompt_id: the prompt's name.
+        reason: what its record in `result.json` and in the file says.
+        error: what the screen says.
+        run: the run.
+        file: where records go, if they go to one.
+    """
+    record = failure(prompt_id, reason)
     run.fail(error)
     run.row(**record)
     if file is not None:
@@ -124,9 +101,8 @@ def _jobs_of(
     engine: Engine, prompt: Prompt | BrokenLine, index: int, config: GenerateConfig
 ) -> list[Job]:
     if isinstance(prompt, BrokenLine):
-        raise UserError(
-            str(prompt), setting="input", value=config.input, remedy="the other lines are answered"
-        )
+        remedy = "mend it; the other lines are answered"
+        raise UserError(str(prompt), setting="input", value=config.input, remedy=remedy)
     return make_jobs(
         engine,
         prompt,
@@ -143,12 +119,13 @@ def write(
     jobs: list[Job],
     config: GenerateConfig,
     run: Run,
-    shown: _Streamed | _Listed,
+    shown: Shown,
     file: AnswerFile | None,
 ) -> None:
     """Decode all jobs; every finished answer is shown, recorded and filed before the next.
 
-    A batch that cannot be finished is reported, and the others are decoded.
+    A batch that cannot be finished is reported, and the others are decoded. What an interrupted
+    batch has written stands in `result.json` as `cancelled`; the file holds finished answers only.
 
     Raises:
         UserError: the only answer cannot be finished.
@@ -161,19 +138,25 @@ def write(
         if len(jobs) == 1:
             raise error
         for job in left:
-            report_failure(job.prompt.id, error, run, file)
+            report_failure(job.prompt.id, str(error), error, run, file)
 
     events = answer(
-        engine, jobs, batch_size=config.batch_size, logprobs=logprobs, on_error=unfinished
+        engine,
+        jobs,
+        batch_size=config.batch_size,
+        logprobs=logprobs,
+        on_error=unfinished,
+        on_cut=lambda cut: run.row(**cut.row()),
     )
     try:
-        for event in events:
-            if isinstance(event, Piece):
-                shown.piece(event)
-                continue
-            finished.append(event)
-            run.row(**event.row())
-            shown.answer(event)
+        with closing(events):
+            for event in events:
+                if isinstance(event, Piece):
+                    shown.piece(event)
+                    continue
+                finished.append(event)
+                run.row(**event.row())
+                shown.answer(event)
     finally:
         shown.close()
         _report(finished, time.perf_counter() - begin, run)
@@ -188,7 +171,7 @@ def _report(answers: list[Answer], seconds: float, run: Run) -> None:
         "num_answers": len(answers),
         "num_new_tokens": tokens,
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else None,
+        "tokens_per_second": tokens / seconds if answers and seconds else None,
         "mean_acceptance_length": 1 + accepted / passes if passes else None,
         "draft_acceptance_rate": accepted / drafted if drafted else None,
     }
@@ -197,9 +180,22 @@ def _report(answers: list[Answer], seconds: float, run: Run) -> None:
     if answers:
         ends = ", ".join(sorted({done.finish_reason for done in answers}))
         run.note(
-            f"{tokens} tokens in {seconds:.1f} s: {tokens / seconds:.1f} tokens/s, "
+            f"{counted(tokens, 'token')} in {seconds:.1f} s: {tokens / seconds:.1f} tokens/s, "
             f"{1 + accepted / max(passes, 1):.2f} tokens a pass ({ends})"
         )
+
+
+class Shown(Protocol):
+    """How answers come to standard output, or into the file."""
+
+    def piece(self, piece: Piece) -> None:
+        """Take text that one answer has gained."""
+
+    def answer(self, answer: Answer) -> None:
+        """Take a finished answer."""
+
+    def close(self) -> None:
+        """End, also in the middle of an answer."""
 
 
 class _Streamed:
@@ -218,6 +214,23 @@ class _Streamed:
     def close(self) -> None:
         """End the line, also of an answer that was cut short."""
         self._run.stream("\n")
+
+
+class _Headed:
+    """Several answers to one prompt: each whole, under a heading."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        self._run, self._count = run, count
+
+    def piece(self, piece: Piece) -> None:
+        """Wait for the whole answer."""
+
+    def answer(self, answer: Answer) -> None:
+        """Write the text under its number."""
+        self._run.print(f"--- answer {answer.sample + 1} of {self._count}\n{answer.text}")
+
+    def close(self) -> None:
+        """Every line is ended already."""
 
 
 class _Listed:

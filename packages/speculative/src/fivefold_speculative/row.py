@@ -65,10 +65,10 @@ class Row:
             kept += 1
             piece, reason = self._commit(token)
             text += piece
+            record.text += piece  # at once: Ctrl-C may come before the next token
             if reason:
                 break
         reason = reason or ("cancelled" if cancelled else "")
-        record.text += text
         record.logprobs += report.logprobs[:kept]
         record.count_step(kept, report.drafted)
         if reason:

@@ -21,6 +21,7 @@ from fivefold_lm import (
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ._counted import counted
 from .draft_model import DraftKind, DraftLoader, DraftModel
 from .outcome import Accepted, StepOutcome, TokenLogprob
 from .record import Record, Request
@@ -260,13 +261,20 @@ class Session:
                 f"prompt{name} is empty", setting="prompt", value="", remedy="give it some text"
             )
         if len(request.tokens) >= self._limit:
-            length, room = len(request.tokens), f"{self._limit} fit with at least one new one"
-            raise UserError(
-                f"prompt{name} has {length} tokens, fewer than {room}",
-                setting=self._limit_setting,
-                value=f"{length} tokens" if self._limit_setting == "prompt" else self._limit,
-                remedy="shorten it, or choose a model with a longer context",
-            )
+            raise self._too_long(f"prompt{name}", len(request.tokens))
+
+    def _too_long(self, prompt: str, length: int) -> UserError:
+        is_context = self._limit_setting == "prompt"
+        said = counted(length, "token")
+        holds = "the context holds" if is_context else "a row may hold"
+        return UserError(
+            f"{prompt} has {said}, and {holds} {self._limit}, new ones included",
+            setting=self._limit_setting,
+            value=said if is_context else self._limit,
+            remedy="shorten it, or choose a model with a longer context"
+            if is_context
+            else "raise cache.max_len, or leave it out for the model's whole context",
+        )
 
     def _stream(self, request: Request) -> TextStream | None:
         if not self._text and not request.stop:

@@ -5,12 +5,13 @@ Light: importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fivefold import Method, Run, Task, UserError
-from fivefold.errors import nearest
+from fivefold import Choice, Method, Run, Task, UserError
+from fivefold.errors import nearest, shown
 from fivefold_lm.config import SamplingConfig
 from fivefold_lm.groups import CACHE, MODEL, RUNTIME, SAMPLING
 
@@ -191,11 +192,12 @@ class DemoConfig:
             raise UserError("the prompt is empty", setting="prompt", remedy="give it some text")
 
 
-def parse_method(entry: object) -> tuple[str, dict[str, Any]]:
-    """Split an entry of `methods` into the method's name and its settings.
+def parse_method(entry: object, setting: str = "methods") -> tuple[str, dict[str, Any]]:
+    """Split a method with its settings into the two.
 
     Args:
         entry: a name, or a mapping with one name as key and its settings as value.
+        setting: what names the method, for errors.
 
     Raises:
         UserError: the entry is neither.
@@ -208,9 +210,43 @@ def parse_method(entry: object) -> tuple[str, dict[str, Any]]:
             return name, {str(key): value for key, value in values.items()}
     raise UserError(
         f"cannot read {entry!r} as a method",
-        setting="methods",
+        setting=setting,
         remedy="write names, or {name:{setting:value}}",
     )
+
+
+@contextmanager
+def named_as(setting: str, value: object) -> Iterator[None]:
+    """Let an error of a method's settings name the setting in which the user wrote them.
+
+    Args:
+        setting: that setting.
+        value: the method with its settings, as it was written.
+    """
+    try:
+        yield
+    except UserError as error:
+        name, values = parse_method(value, setting)
+        key = error.setting.rpartition(".")[2]
+        problem, remedy = error.problem, error.remedy.replace("drafting.", "")
+        if "." in error.setting:
+            given = f"{key}={shown(values[key])}" if key in values else key
+            problem = f"{problem}: {given} of {name}"
+        raise UserError(problem, setting=setting, value=value, remedy=remedy) from error
+
+
+def choose_methods(config: BenchConfig, run: Run) -> list[tuple[str, dict[str, Any], Choice]]:
+    """Return the entries of `methods`: name, settings given, and the choice they make.
+
+    Raises:
+        UserError: an unknown method or setting, under the name `methods`.
+    """
+    chosen = []
+    for entry in config.methods:
+        name, values = parse_method(entry)
+        with named_as("methods", entry):
+            chosen.append((name, values, run.choose("drafting", name, values)))
+    return chosen
 
 
 def check_pair(config: Any, run: Run) -> None:
@@ -231,9 +267,8 @@ def check_pair(config: Any, run: Run) -> None:
 def chosen_methods(config: Any, run: Run) -> list[tuple[Method, Any]]:
     """List the drafting methods a task is about to run, with their settings."""
     if isinstance(config, BenchConfig) and config.methods:
-        entries = [parse_method(entry) for entry in config.methods]
-        choices = [run.choose("drafting", name, values) for name, values in entries]
-        return [(choice.method, choice.settings) for choice in choices]
+        chosen = choose_methods(config, run)
+        return [(choice.method, choice.settings) for _, _, choice in chosen]
     return [(run.method("drafting"), run.settings("drafting"))]
 
 
@@ -241,7 +276,7 @@ def _task(name: str, config: type, summary: str, drafting: str) -> Task:
     return Task(
         name=name,
         config=config,
-        run=f"fivefold_speculative.{name}:run",
+        run=f"fivefold_speculative.fronts:{name}",
         summary=summary,
         hooks={"drafting": drafting, "attention": "full", "correction": "none"},
         groups=(MODEL, SAMPLING, CACHE, RUNTIME),
