@@ -110,7 +110,7 @@ def test_an_empty_prompt_is_refused_before_a_model_is_looked_for():
 @pytest.mark.parametrize(
     ("drafting", "draft", "named"),
     [
-        (None, 5, r"int is neither .*\(draft\); .*shipped, or a drafting method \(chain, "),
+        (None, 5, r"int is neither .*\(draft\); .*shipped, or a drafting method \(.*chain, "),
         (None, {"nope": {}}, r"no such drafting method \(draft="),
         (None, {"a": {}, "b": {}}, r"cannot read .*\(draft\)"),
         (None, {"chain": {"lenght": 2}}, r"lenght=2 of chain \(draft=.*did you mean length"),
