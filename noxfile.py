@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 HOUSE = Path(__file__).parent
-WHEELS = ["packages/fivefold", "packages/lm", "packages/speculative"]
+WHEELS = ["packages/fivefold", "kernels", "packages/lm", "packages/speculative"]
 """Our wheels, each after those it needs."""
 PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
@@ -32,8 +32,8 @@ TEST_TOOLS = (
     "import-linter",
     "scipy",
 )
-HOOK = "--jaxtyping-packages=fivefold_lm,fivefold_speculative,beartype.beartype"
-"""Executes every shape annotation of the two packages while the tests run."""
+HOOK = "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,beartype.beartype"
+"""Executes every shape annotation of the packages while the tests run."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 nox.options.default_venv_backend = "virtualenv"
@@ -51,7 +51,8 @@ def install(session: nox.Session, *tools: str) -> None:
 def run_pytest(session: nox.Session, *arguments: str) -> None:
     """Run pytest on two processes of one thread each; `model` tests share one of them."""
     spread = ("-n", "2", "--dist", "loadgroup")
-    session.run("pytest", *spread, *arguments, *session.posargs, env=ONE_THREAD)
+    kernels = {"FIVEFOLD_KERNELS": str(HOUSE / ".nox" / "kernels")}  # compiled once for all tests
+    session.run("pytest", *spread, *arguments, *session.posargs, env=ONE_THREAD | kernels)
 
 
 @nox.session

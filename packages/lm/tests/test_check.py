@@ -126,7 +126,7 @@ def test_a_wrong_packed_product_is_caught():
     pack_linears(model.module)
     assert self_test(model, FullAttention()).passed
     layer = next(part for part in model.module.modules() if isinstance(part, PackedLinear))
-    layer.packed = packed_product(layer.weight.detach().flip(0)).packed
+    layer.product = packed_product(layer.weight.detach().flip(0)).product
     note = check._note(model, FullAttention())
     note.unlink()
     with pytest.raises(UserError, match="off by"):

@@ -55,7 +55,7 @@ def test_a_gguf_file_is_converted_once_and_holds_the_same_model(gguf_path, tied_
         assert torch.equal(
             plain_logits(model.module, TOKENS), plain_logits(tied_model.module, TOKENS)
         )
-    assert said == ["converting tiny.gguf (once)"]
+    assert [line for line in said if "kernels" not in line] == ["converting tiny.gguf (once)"]
     assert model.encode("cab", chat="never") == [3, 39]
     assert model.decode([3, 39, 0]) == "cab"
     assert capfd.readouterr() == ("", "")

@@ -1,8 +1,10 @@
-"""What this package offers to the host: `attention=full` (imports nothing heavy)."""
+"""What this package offers to the host: `attention=full`, `fivefold kernels` (light: no torch)."""
 
 from dataclasses import dataclass
 
-from fivefold import Method, hookimpl
+from fivefold import Method, Task, hookimpl
+
+from .task_configs import TASKS
 
 
 @dataclass
@@ -22,3 +24,9 @@ def fivefold_attention() -> list[Method]:
         provides=frozenset({"lossless"}),
     )
     return [full]
+
+
+@hookimpl
+def fivefold_tasks() -> list[Task]:
+    """Describe kernels."""
+    return TASKS

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_utils import PreTrainedModel
@@ -117,11 +117,31 @@ class KVCache(Cache):
         planes = self._planes[layer_idx]
         if planes is None:
             planes = self._planes[layer_idx] = (
-                self._plane("key", layer_idx, key_states),
-                self._plane("value", layer_idx, value_states),
+                self._plane("key", layer_idx, *_shape(key_states)),
+                self._plane("value", layer_idx, *_shape(value_states)),
             )
         (keys, i), (values, j) = planes
         return keys.write(i, key_states), values.write(j, value_states)
+
+    def planes(
+        self, kv_heads: int, dim: int, dtype: torch.dtype
+    ) -> tuple[
+        Float[Tensor, "layer batch kv_head slot dim"], Float[Tensor, "layer batch kv_head slot dim"]
+    ]:
+        """Return keys and values of all layers, for one who writes the open pass itself.
+
+        Pending node j of row b has slot `lengths[b] + j`. All layers must be of one kind.
+        """
+        for layer, planes in enumerate(self._planes):
+            if planes is None:
+                self._planes[layer] = (
+                    self._plane("key", layer, kv_heads, dim, dtype),
+                    self._plane("value", layer, kv_heads, dim, dtype),
+                )
+        first = self._planes[0]
+        assert first is not None
+        assert len(self._stores) == 2, "layers of several kinds"
+        return first[0][0].data, first[1][0].data
 
     # -- between passes --------------------------------------------------------------------
 
@@ -210,18 +230,24 @@ class KVCache(Cache):
         for store in self._stores.values():
             store.grow(self._capacity)
 
-    def _plane(self, what: str, layer_idx: int, states: Tensor) -> tuple["Store", int]:
+    def _plane(
+        self, what: str, layer_idx: int, heads: int, dim: int, dtype: torch.dtype
+    ) -> tuple["Store", int]:
         """Give a layer its place in the store of its shape, made by the first of its kind."""
         kind = self.layout.types[layer_idx]
-        key = (what, kind, states.shape[1], states.shape[3], states.dtype)
+        key = (what, kind, heads, dim, dtype)
         store = self._stores.get(key)
         if store is None:
             planes = self.layout.types[layer_idx:].count(kind)
-            shape = (planes, self.batch, states.shape[1], self._capacity, states.shape[3])
-            store = self._stores[key] = Store(shape, states.dtype, states.device)
+            shape = (planes, self.batch, heads, self._capacity, dim)
+            store = self._stores[key] = Store(shape, dtype, self.device)
             store.open(self._slots, self._start, self._width)
         store.used += 1
         return store, store.used - 1
+
+
+def _shape(states: Tensor) -> tuple[int, int, torch.dtype]:
+    return states.shape[1], states.shape[3], states.dtype
 
 
 class Store:

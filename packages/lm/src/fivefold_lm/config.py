@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass
 
 from fivefold import UserError, nearest
+from fivefold_kernels.native.machine import INSTRUCTION_SETS
 
+KERNELS = ("auto", "onednn", "torch", *(each.name for each in INSTRUCTION_SETS))
+WEIGHTS = ("float", "int8", "int4")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = re.compile(r"(auto|cpu|(cuda|xpu)(:\d+)?)")
 
@@ -36,9 +39,15 @@ class ModelConfig:
     chat_template: str = ""
     """Jinja chat template, or a file that holds one; empty uses the tokenizer's own."""
 
-    packed: bool = True
-    """On a CPU, pack the weights of linear layers once (one more copy of them in memory): a tree
-    then costs little more than a token."""
+    kernels: str = "auto"
+    """What computes on a CPU: auto (ours, else oneDNN's packed products), onednn, torch (stock), or
+    one build of ours: avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed once
+    (one more copy of them in memory): a tree then costs little more than a token."""
+
+    weights: str = "float"
+    """How our CPU kernels hold the weights: float (in `dtype`), int8 (a scale a row), or int4 (a
+    minimum and a scale for 32; the output layer 8 bits). Rounded weights are a model of their own:
+    the text is exactly that model's."""
 
     def __post_init__(self) -> None:
         """Refuse what no model could satisfy.
@@ -60,6 +69,15 @@ class ModelConfig:
                 value=self.dtype,
                 remedy=nearest(self.dtype, DTYPES),
             )
+        for field, known in (("kernels", KERNELS), ("weights", WEIGHTS)):
+            value = getattr(self, field)
+            if value not in known:
+                raise UserError(
+                    f"unknown {field}",
+                    setting=f"model.{field}",
+                    value=value,
+                    remedy=nearest(value, known),
+                )
         if not DEVICE.fullmatch(self.device):
             raise UserError(
                 "unknown device",

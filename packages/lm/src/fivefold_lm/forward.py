@@ -14,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from . import attention
 from .attention import AttentionMethod, FullAttention, Pass
 from .cache import KVCache
+from .kernels import speedup_of
 from .layout import Layout
 
 
@@ -48,6 +49,9 @@ class TreeForward:
         self.has_head = self.decoder is not module
         self._configs = _attention_configs(module)
         self.dtype = module.dtype
+        self._embed: nn.Module = module.get_input_embeddings()  # type: ignore[no-untyped-call]
+        speedup = speedup_of(module)
+        self.native = None if speedup is None else speedup.decoder
         self._takes_pass = all(_takes_any(part.forward) for part in (module, self.decoder))
 
     @torch.no_grad()
@@ -79,6 +83,11 @@ class TreeForward:
         positions = cache.lengths[:, None] + depths
         cache.open(depths)
         head = want_logits and self.has_head
+        if self.native and type(cache) is KVCache and type(self.method) is FullAttention:
+            if inputs_embeds is None:
+                inputs_embeds = self._embed(tokens)
+            out = self.native(cache, inputs_embeds, positions, visible, head)
+            return Rows(out.logits, out.hidden.to(self.dtype) if want_hidden or not head else None)
         inputs: dict[str, Any] = {
             "attention_mask": self._masks(cache, visible),
             "position_ids": positions,

@@ -25,8 +25,8 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from .config import ModelConfig
 from .gguf_file import converted, is_gguf
+from .kernels import can_speed_up, choose_kernels, speed_up
 from .models import LanguageModel
-from .packed import can_pack, pack_linears
 from .quiet import without_bars, without_hub_warnings
 from .smollm2 import smollm2_folder
 
@@ -59,8 +59,17 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
         raise explain(error, config, where) from error
     if template:
         tokenizer.chat_template = template
-    if config.packed and can_pack(module):
-        pack_linears(module)
+    if can_speed_up(module):
+        kernels = choose_kernels(config.kernels, config.weights, module.dtype, say)
+        if kernels is not None:
+            speed_up(module, kernels)
+    elif config.weights != "float":
+        raise UserError(
+            f"only the CPU kernels hold {config.weights} weights",
+            setting="model.weights",
+            value=config.weights,
+            remedy="set model.device=cpu with model.dtype=float32 or bfloat16, or weights=float",
+        )
     return LanguageModel.wrap(module, tokenizer, config.name)
 
 

@@ -1,25 +1,70 @@
-"""Linear layers whose weights oneDNN has packed once, for the few rows of a decoding step.
+"""Linear layers that compute with a copy of their weight, packed once for a few rows.
 
-A stock `F.linear` hands oneDNN or MKL a plain matrix at every call, and the product of 2 to 32 rows
-then costs several times the product of one row. Packed once in oneDNN's own blocked layout, the
-same product is bound by reading the weights up to about 8 rows: what makes verifying a tree nearly
-as cheap as decoding one token. The products are the same up to rounding, and a row's result does
-not depend on the rows beside it: oneDNN keeps one order of summation from 2 rows on, so that a
-single row, for which it would choose another, is computed twice.
+A stock `F.linear` hands its library a plain matrix at every call, and the product of 2 to 32 rows
+then costs several times the product of one row. Packed once, the same product is bound by reading
+the weights: what makes verifying a tree nearly as cheap as decoding one token. The products are the
+same up to rounding, and a row's result does not depend on the rows beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
+from fivefold_kernels import Format, PackedMatrix
+from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 EXPECTED_ROWS = 16
 """Rows that oneDNN is told to expect; its layout for 16 serves 1 to 128 rows well."""
-PACKED_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Product(Protocol):
+    """A packed matrix, ready to be multiplied with rows."""
+
+    def __call__(self, rows: Float[Tensor, "row in"]) -> Float[Tensor, "row out"]:
+        """Return `rows @ weight.T + bias` in the dtype of the rows."""
+        ...
+
+
+Pack: TypeAlias = Callable[[Tensor, Tensor | None], Product]
+"""Packs a weight, [out, in], and its bias."""
+
+
+class OneDnnProduct:
+    """A matrix in oneDNN's own blocked layout.
+
+    oneDNN keeps one order of summation from 2 rows on, so that a single row, for which it would
+    choose another, is computed twice.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), EXPECTED_ROWS)
+        self.bias = bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the product."""
+        alone = rows.shape[0] == 1
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows.expand(2, -1) if alone else rows, self.packed, self.bias, "none", [], ""
+        )
+        return product[: rows.shape[0]]
+
+
+@dataclass(frozen=True)
+class NativeProduct:
+    """A matrix packed for our CPU kernels."""
+
+    matrix: PackedMatrix
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the product."""
+        return self.matrix.product(rows).to(rows.dtype)
 
 
 class PackedLinear(nn.Linear):
@@ -33,13 +78,11 @@ class PackedLinear(nn.Linear):
     is_stock = False
     """Whether it computes by the stock product for now (`stock_products`)."""
 
-    def __init__(self, original: nn.Linear) -> None:
+    def __init__(self, original: nn.Linear, pack: Pack = OneDnnProduct) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = original.in_features, original.out_features
         self.weight, self.bias = original.weight, original.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(
-            original.weight.detach(), EXPECTED_ROWS
-        )
+        self.product = pack(original.weight, original.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`; a tensor that needs gradients takes the stock path."""
@@ -47,11 +90,7 @@ class PackedLinear(nn.Linear):
         if self.is_stock or tracked:
             return nn.functional.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, self.in_features)
-        alone = rows.shape[0] == 1
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows.expand(2, -1) if alone else rows, self.packed, self.bias, "none", [], ""
-        )
-        return product[: rows.shape[0]].view(*input.shape[:-1], self.out_features)
+        return self.product(rows).view(*input.shape[:-1], self.out_features)
 
 
 @dataclass(frozen=True)
@@ -79,33 +118,33 @@ def stock_products(module: nn.Module) -> Iterator[None]:
             layer.is_stock = False
 
 
-def is_packed(module: nn.Module) -> bool:
-    """Say whether a model computes with packed layers."""
-    return any(isinstance(part, PackedLinear) for part in module.modules())
+def native_pack(format: Format, library: ctypes.CDLL) -> Pack:
+    """Return what packs weights in a format for a build of our CPU kernels."""
+
+    def pack(weight: Tensor, bias: Tensor | None) -> NativeProduct:
+        return NativeProduct(PackedMatrix.pack(weight, format, library, bias))
+
+    return pack
 
 
-def packed_product(weight: Tensor) -> PackedLinear:
+def packed_product(weight: Tensor, pack: Pack = OneDnnProduct) -> PackedLinear:
     """Return the packed layer of a bare weight matrix, [out, in]."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
-    return PackedLinear(layer)
+    return PackedLinear(layer, pack)
 
 
-def can_pack(module: nn.Module) -> bool:
-    """Say whether packing applies: oneDNN is there, and the weights are float on the CPU."""
-    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
-        weight.device.type == "cpu" and weight.dtype in PACKED_DTYPES
-        for weight in module.parameters()
-    )
-
-
-def pack_linears(module: nn.Module) -> PackedHandle:
+def pack_linears(
+    module: nn.Module, pack: Pack = OneDnnProduct, head: Pack | None = None
+) -> PackedHandle:
     """Swap every plain linear layer below `module` for its packed twin, in place.
 
     Bytes: one more copy of the swapped weights.
 
     Args:
         module: a model on the CPU in float32 or bfloat16.
+        pack: packs one weight.
+        head: packs the output layer's; None: as the others.
 
     Returns:
         The handle whose `revert` undoes the swap.
@@ -116,6 +155,7 @@ def pack_linears(module: nn.Module) -> PackedHandle:
         for name, child in parent.named_children()
         if type(child) is nn.Linear
     ]
+    output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None  # type: ignore[no-untyped-call]
     for parent, name, child in swapped:
-        setattr(parent, name, PackedLinear(child))
+        setattr(parent, name, PackedLinear(child, head if head and child is output else pack))
     return PackedHandle(tuple(swapped))

@@ -17,8 +17,9 @@ from fivefold_lm import (
     TreeForward,
     load_model,
 )
+from fivefold_lm.kernels import speed_up, speedup_of
 from fivefold_lm.loading import NoSuchModelError
-from fivefold_lm.packed import is_packed, pack_linears, packed_product
+from fivefold_lm.packed import pack_linears, packed_product
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -235,9 +236,11 @@ class DraftLoader:
                 remedy=f"give a draft of kind {kind} made for {self._target.name}",
             ) from error
         head: Callable[[Tensor], Tensor] = draft.head
-        if is_packed(target):
-            pack_linears(draft)
-            head = packed_product(draft.words.rows)
+        speedup = speedup_of(target)
+        if speedup is not None:  # compute as the target does
+            head = packed_product(draft.words.rows, speedup.kernels.pack)
+            speed_up(draft.model, speedup.kernels)
+            pack_linears(draft, speedup.kernels.pack)
         return DraftModel(
             module=draft.model,
             head=head,

@@ -1,0 +1,40 @@
+"""What the machine could do at best: bytes and floating-point operations a second."""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+TRIES = 7
+
+
+def median_seconds(call: Callable[[], object], tries: int = TRIES) -> float:
+    """Return the median time of a call, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(tries):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def read_bandwidth(size: int, library: ctypes.CDLL, threads: int | None = None) -> float:
+    """Return bytes a second of reading a buffer of `size` bytes again and again.
+
+    A buffer of the size of the weights: what fits into a cache is read faster, weights as well.
+    """
+    buffer = torch.ones(max(size // 4, 1))
+    count = threads or torch.get_num_threads()
+    seconds = median_seconds(lambda: library.ff_read(buffer.data_ptr(), buffer.numel(), count))
+    return buffer.nbytes / seconds
+
+
+def product_rate(dtype: torch.dtype, side: int = 1024) -> float:
+    """Return floating-point operations a second of torch's product of two square matrices."""
+    square = torch.ones(side, side, dtype=dtype)
+    return 2 * side**3 / median_seconds(lambda: square @ square)

@@ -1,0 +1,184 @@
+"""A decoder pass on the CPU, in one native call; the twin of `reference.py`."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..attention.cpu import check_cache
+from ..errors import UnsupportedError
+from ..linear.packed import PackedMatrix
+from ..native import abi
+from .weights import DecoderWeights, LayerWeights
+
+STAGES = (
+    "norm",
+    "query key value",
+    "rotary",
+    "attention",
+    "merge",
+    "output",
+    "gate up",
+    "down",
+    "head",
+)
+"""What the seconds of a pass are told apart by; conversions of inputs count as norm."""
+
+
+class Scores(NamedTuple):
+    """What a pass yields for its nodes."""
+
+    hidden: Float[Tensor, "batch node hidden"]
+    """After the final norm."""
+    logits: Float[Tensor, "batch node vocab"] | None
+
+
+class DecoderPass:
+    """Runs a decoder over tree nodes; what a node yields depends on its own text alone.
+
+    Rows of the batch, other nodes and the number of threads change nothing in a node's result, bit
+    for bit: a token decoded alone and the same token verified in a tree have the same logits.
+
+    Bytes: the packed matrices once, keys and values once. FLOPs: 2 a weight and node.
+    """
+
+    def __init__(self, weights: DecoderWeights, library: ctypes.CDLL) -> None:
+        """Prepare a decoder for a build of the kernels.
+
+        Raises:
+            UnsupportedError: a size that this build does not take.
+        """
+        if weights.dim % library.ff_lanes() or weights.dim % 2:
+            raise UnsupportedError(
+                f"head size {weights.dim}; this build takes multiples of {library.ff_lanes()}"
+            )
+        self.weights = weights
+        self.library = library
+        self._kept: list[ctypes.Structure] = []
+        layers = (abi.Layer * len(weights.layers))(*map(self._layer, weights.layers))
+        self._model = abi.Decoder(
+            len(weights.layers),
+            weights.hidden,
+            weights.heads,
+            weights.kv_heads,
+            weights.dim,
+            weights.ffn,
+            weights.eps,
+            weights.scale,
+            layers,
+            weights.final_norm.data_ptr(),
+            None if weights.head is None else self._matrix(weights.head),
+        )
+        self._pass = library.ff_pass_new()
+        if not self._pass:
+            raise MemoryError("no memory for a decoder pass")
+        weakref.finalize(self, library.ff_pass_free, self._pass)
+
+    def __call__(
+        self,
+        inputs: Float[Tensor, "batch node hidden"],
+        cosine: Float[Tensor, "batch node half"],
+        sine: Float[Tensor, "batch node half"],
+        lengths: Int[Tensor, " batch"],
+        visible: Bool[Tensor, "batch node pending"],
+        keys: Float[Tensor, "layer batch kv_head slot dim"],
+        values: Float[Tensor, "layer batch kv_head slot dim"],
+        *,
+        want_logits: bool = True,
+        threads: int | None = None,
+        seconds: list[float] | None = None,
+    ) -> Scores:
+        """Run all layers over the nodes and write their keys and values (see the reference).
+
+        Args:
+            inputs: embeddings of the nodes.
+            cosine: of each node's position and each pair of a head.
+            sine: likewise.
+            lengths: committed slots of each row.
+            visible: among all pending nodes, the new ones last: ancestors and itself.
+            keys: pending node j of row b has slot lengths[b] + j.
+            values: likewise.
+            want_logits: run the output layer, if there is one.
+            threads: None takes torch's number.
+            seconds: a list to which the time of each of `STAGES` is added.
+
+        Raises:
+            UnsupportedError: a tensor of another shape, dtype or layout.
+            MemoryError: no room for the pass.
+        """
+        batch, nodes, _ = inputs.shape
+        self._check(inputs, cosine, sine, lengths, visible, keys, values)
+        given = inputs.detach().float().contiguous()
+        cos, sin = cosine.float().contiguous(), sine.float().contiguous()
+        counts, seen = lengths.long().contiguous(), visible.contiguous()
+        hidden = torch.empty(given.shape)
+        head = self.weights.head if want_logits else None
+        logits = None if head is None else torch.empty(batch, nodes, head.out_features)
+        spent = (ctypes.c_double * len(STAGES))()
+        call = abi.Call(
+            batch, nodes, seen.shape[2],
+            given.data_ptr(), cos.data_ptr(), sin.data_ptr(), counts.data_ptr(), seen.data_ptr(),
+            keys.data_ptr(), values.data_ptr(), *keys.stride()[:4], keys.dtype is torch.bfloat16,
+            hidden.data_ptr(), None if logits is None else logits.data_ptr(),
+            None if seconds is None else ctypes.addressof(spent),
+        )  # fmt: skip
+        status = self.library.ff_pass_run(
+            self._pass,
+            ctypes.byref(self._model),
+            ctypes.byref(call),
+            threads or torch.get_num_threads(),
+        )
+        if status:
+            raise MemoryError("no memory for a decoder pass")
+        if seconds is not None:
+            seconds[:] = [old + new for old, new in zip(seconds, spent, strict=True)]
+        return Scores(hidden, logits)
+
+    def _check(
+        self,
+        inputs: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        lengths: Tensor,
+        visible: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> None:
+        w = self.weights
+        batch, nodes, hidden = inputs.shape
+        if inputs.device.type != "cpu" or hidden != w.hidden:
+            raise UnsupportedError(f"inputs {tuple(inputs.shape)} on {inputs.device}")
+        half = (batch, nodes, w.dim // 2)
+        if cosine.shape != half or sine.shape != half:
+            raise UnsupportedError(f"angles {tuple(cosine.shape)}, expected {half}")
+        if visible.dtype != torch.bool or visible.shape[:2] != (batch, nodes):
+            raise UnsupportedError("visible is bool [batch, node, pending]")
+        shape = (len(w.layers), batch, w.kv_heads, keys.shape[3], w.dim)
+        if keys.shape != shape or values.shape != shape:
+            raise UnsupportedError(f"keys {tuple(keys.shape)}; this decoder takes {shape}")
+        check_cache(keys[0], values[0], w.dim, self.library)
+        slots = int(lengths.max()) + visible.shape[2]
+        if slots > shape[3] or int(lengths.min()) < 0 or lengths.shape != (batch,):
+            raise UnsupportedError(f"{slots} slots are used of a cache that has {shape[3]}")
+
+    def _layer(self, layer: LayerWeights) -> abi.Layer:
+        def pointer(norm: Tensor | None) -> int | None:
+            return None if norm is None else norm.data_ptr()
+
+        return abi.Layer(
+            layer.input_norm.data_ptr(),
+            layer.post_norm.data_ptr(),
+            pointer(layer.query_norm),
+            pointer(layer.key_norm),
+            *map(self._matrix, layer.matrices),
+        )
+
+    def _matrix(self, matrix: PackedMatrix) -> ctypes._Pointer[abi.Matrix]:
+        struct = matrix.struct()
+        self._kept.append(struct)
+        return ctypes.pointer(struct)

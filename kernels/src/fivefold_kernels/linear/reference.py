@@ -1,0 +1,60 @@
+"""The product and the formats of packed matrices, written to be believed."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+GROUP = 32
+"""Inputs that share a scale in Q4 and Q8, as in GGUF blocks."""
+
+
+class Format(IntEnum):
+    """How the numbers of a packed matrix are stored."""
+
+    F32 = 0
+    BF16 = 1
+    I8 = 2
+    """Eight bits, one scale an output."""
+    Q4 = 3
+    """Four bits between a minimum and a maximum, by groups of 32 inputs (GGUF's Q4_1)."""
+    Q8 = 4
+    """Eight bits, one scale a group of 32 inputs (GGUF's Q8_0)."""
+
+
+def rounded_rows(rows: Float[Tensor, "row in"], format: Format) -> Float[Tensor, "row in"]:
+    """Return the rows as a product of this format reads them.
+
+    bfloat16 rounds each number; I8, Q4 and Q8 round a group of 32 to signed bytes with one scale,
+    the largest magnitude / 127.
+    """
+    if format is Format.F32:
+        return rows
+    if format is Format.BF16:
+        return rows.bfloat16().float()
+    padded = torch.nn.functional.pad(rows, (0, -rows.shape[1] % GROUP))
+    groups = padded.reshape(rows.shape[0], -1, GROUP)
+    step = groups.abs().amax(-1, keepdim=True) / 127
+    inverse = torch.where(step > 0, 1 / step, 0)
+    return ((groups * inverse).round() * step).reshape(padded.shape)[:, : rows.shape[1]]
+
+
+def linear(
+    rows: Float[Tensor, "row in"],
+    weight: Float[Tensor, "out in"],
+    format: Format,
+    bias: Float[Tensor, " out"] | None = None,
+) -> Float[Tensor, "row out"]:
+    """Multiply rows with a matrix of a format: y = x w^T + b, in float64.
+
+    Args:
+        rows: x.
+        weight: w, as the format holds it.
+        format: which numbers of x it multiplies with.
+        bias: b.
+    """
+    product = rounded_rows(rows, format).double() @ weight.double().T
+    return (product if bias is None else product + bias.double()).float()

@@ -1,0 +1,179 @@
+// The C interface of the CPU kernels; one library for each instruction set it is compiled for.
+// Every function that can fail returns 0 when it did not, and leaves nothing half done otherwise.
+#include <new>
+
+#include "../decoder/cpu.hpp"
+#include "../linear/pack.hpp"
+
+using namespace ff;
+
+namespace {
+
+// A product as a task of its own.
+struct Product {
+  const Matrix* w;
+  const float* x;
+  int64_t rows;
+  float* y;
+  Rows from;
+  int64_t scratch_size;
+  float* scratch;
+
+  static void work(void* self, Team& team, int t) { static_cast<Product*>(self)->run(team, t); }
+
+  void run(Team& team, int t) {
+    if (w->format != F32) {
+      const Span mine(rows, t, team.size());
+      for (int64_t r = mine.begin; r < mine.end; ++r)
+        prepare_row(w->format, x + r * w->in, w->in, from, r);
+      team.barrier();
+    }
+    const Span mine(tiles_of(*w), t, team.size());
+    const int width = tile_of(w->format);
+    float* tile_out = scratch + t * scratch_size;
+    for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
+      tile_product(*w, tile, from, rows, tile_out);
+      const int64_t at = tile * width, n = std::min<int64_t>(width, w->out - at);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < n; ++i)
+          y[r * w->out + at + i] = tile_out[r * width + i] + (w->bias ? w->bias[at + i] : 0.0f);
+    }
+  }
+};
+
+struct Attention {
+  TreeAttention attention;
+  const float* q;
+  const void *keys, *values;
+  float* out;
+  int64_t rows;
+  float* scratch;
+  int64_t scratch_size;
+
+  static void work(void* self, Team& team, int t) {
+    Attention& a = *static_cast<Attention*>(self);
+    a.attention.attend(0, a.q, a.keys, a.values, a.out, a.scratch + t * a.scratch_size);
+    team.barrier();
+    const Span mine(a.rows, t, team.size());
+    for (int64_t r = mine.begin; r < mine.end; ++r) a.attention.merge_row(r, a.out);
+  }
+};
+
+struct Sum {  // the bandwidth test: read a buffer once
+  const float* data;
+  int64_t count;
+  double total[256];
+
+  static void work(void* self, Team& team, int t) {
+    Sum& s = *static_cast<Sum*>(self);
+    const Span mine(s.count / (4 * VL), t, team.size());
+    vf a = set1(0), b = a, c = a, d = a;
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const float* p = s.data + i * 4 * VL;
+      a = a + load(p), b = b + load(p + VL), c = c + load(p + 2 * VL), d = d + load(p + 3 * VL);
+    }
+    s.total[t] = sum((a + b) + (c + d));
+  }
+};
+
+constexpr int NO_MEMORY = 1;
+
+}  // namespace
+
+#define FF_EXPORT extern "C" __attribute__((visibility("default")))
+
+
+FF_EXPORT int32_t ff_lanes() { return VL; }
+
+FF_EXPORT int64_t ff_packed_bytes(int32_t format, int64_t out, int64_t in) {
+  const int width = tile_of(format);
+  return (out + width - 1) / width * tile_bytes(format, in);
+}
+
+FF_EXPORT int64_t ff_tile(int32_t format) { return tile_of(format); }
+
+FF_EXPORT void ff_pack(int32_t format, int32_t kind, const void* source, int64_t out, int64_t in, void* data,
+             float* scales) {
+  pack(format, kind, source, out, in, data, scales);
+}
+
+FF_EXPORT void ff_unpack(const Matrix* w, const int64_t* rows, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) unpack_row(*w, rows[i], out + i * w->in);
+}
+
+FF_EXPORT int32_t ff_linear(const Matrix* w, const float* x, int64_t rows, float* y, int32_t threads) {
+  try {
+    // Kept between calls, so that no call has to fetch fresh pages; each Python thread has its own.
+    static thread_local Scratch converted, scales, sums, tiles;
+    const int64_t wide = padded(padded_inputs(w->format, w->in), 64);
+    Product p{w, x, rows, y, {}, padded(rows * DENSE_TILE, 64), nullptr};
+    p.scratch = tiles.of<float>(p.scratch_size * threads);
+    p.from.f32 = x;
+    p.from.stride = w->in;
+    if (w->format != F32) {
+      uint8_t* to = converted.of<uint8_t>(rows * wide * 2);
+      p.from.bf16 = reinterpret_cast<uint16_t*>(to);
+      p.from.i8 = reinterpret_cast<int8_t*>(to);
+      p.from.groups = w->format >= I8 ? padded_inputs(w->format, w->in) / GROUP : 1;
+      p.from.scale = scales.of<float>(rows * p.from.groups);
+      p.from.sum = sums.of<int32_t>(rows * p.from.groups);
+      p.from.stride = padded(padded_inputs(w->format, w->in), 4);
+    }
+    Teams::run(threads, Product::work, &p);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+}
+
+FF_EXPORT int32_t ff_attention(const Nodes* nodes, const float* q, const void* keys, const void* values,
+                     float* out, int32_t threads) {
+  try {
+    static thread_local Attention a;
+    static thread_local Scratch scratch;
+    a.attention.prepare(*nodes, 1);
+    a.q = q, a.keys = keys, a.values = values, a.out = out;
+    a.rows = nodes->batch * nodes->nodes;
+    a.scratch_size = padded(a.attention.scratch(), 64);
+    a.scratch = scratch.of<float>(a.scratch_size * threads);
+    Teams::run(threads, Attention::work, &a);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+}
+
+FF_EXPORT void ff_rms_norm(const float* x, const float* weight, int64_t rows, int64_t n, float eps, float* y) {
+  for (int64_t r = 0; r < rows; ++r) rms_norm(x + r * n, weight, n, eps, y + r * n);
+}
+
+FF_EXPORT void ff_rotate(float* x, const float* cosine, const float* sine, int64_t rows, int64_t heads,
+               int64_t dim) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t h = 0; h < heads; ++h)
+      rotate(x + (r * heads + h) * dim, cosine + r * (dim / 2), sine + r * (dim / 2), dim);
+}
+
+FF_EXPORT void ff_silu_mul(const float* gate, const float* up, int64_t n, float* y) { silu_mul(gate, up, n, y); }
+
+FF_EXPORT void* ff_pass_new() { return new (std::nothrow) Pass; }
+FF_EXPORT void ff_pass_free(void* pass) { delete static_cast<Pass*>(pass); }
+
+FF_EXPORT int32_t ff_pass_run(void* pass, const Decoder* model, const Call* call, int32_t threads) {
+  try {
+    Pass* p = static_cast<Pass*>(pass);
+    p->prepare(*model, *call, threads);
+    Teams::run(threads, Pass::work, p);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+}
+
+FF_EXPORT double ff_read(const float* data, int64_t count, int32_t threads) {
+  Sum s{data, count, {}};
+  Teams::run(threads, Sum::work, &s);
+  double total = 0;
+  for (int t = 0; t < threads; ++t) total += s.total[t];
+  return total;
+}

@@ -1,0 +1,125 @@
+"""Compile the C++ kernels at first use into a cache folder, and load them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from ..errors import UnsupportedError
+from .abi import declare
+from .machine import INSTRUCTION_SETS, missing, runs_here
+
+SOURCES = Path(__file__).parent.parent
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",  # fused operations only where the source says so: one rounding everywhere
+    "-fno-math-errno",
+)
+COMPILERS = ("c++", "g++")
+TIMEOUT = 300  # seconds
+_LOADED: dict[tuple[str, str], ctypes.CDLL] = {}  # a library is loaded once a process
+
+
+def cpu_library(
+    name: str = "auto",
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> ctypes.CDLL:
+    """Return the CPU kernels for an instruction set, compiled now if they never were.
+
+    Args:
+        name: of the instruction set; `auto`: the best that this processor has.
+        folder: where compiled libraries are kept.
+        say: told when they are compiled, which takes some seconds.
+
+    Raises:
+        UnsupportedError: this processor lacks the set, there is no compiler, or it failed.
+    """
+    names = [each.name for each in INSTRUCTION_SETS]
+    if name == "auto":
+        name = runs_here()[0]
+    if name not in names:
+        raise UnsupportedError(f"no instruction set {name!r}; there are {', '.join(names)}")
+    lacking = missing(name)
+    if lacking:
+        raise UnsupportedError(f"this processor lacks {', '.join(lacking)}, which {name} needs")
+    flags = next(each.flags for each in INSTRUCTION_SETS if each.name == name)
+    compiler = find_compiler()
+    key = _key(compiler, flags)
+    if (name, key) not in _LOADED:
+        file = (folder or default_folder()) / f"{name}-{key}.so"
+        if not file.is_file():
+            say(f"compiling the CPU kernels for {name} (once)")
+            compile_into(file, compiler, flags)
+        try:
+            _LOADED[name, key] = declare(ctypes.CDLL(str(file)))
+        except OSError as error:
+            raise UnsupportedError(f"the kernels for {name} cannot be loaded ({error})") from error
+    return _LOADED[name, key]
+
+
+def default_folder() -> Path:
+    """Return the folder for compiled libraries when the caller has none."""
+    return Path(tempfile.gettempdir()) / f"fivefold-kernels-{os.getuid()}"
+
+
+def find_compiler() -> str:
+    """Return the C++ compiler: `$CXX`, or the first that is there.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    wanted = os.environ.get("CXX")
+    for candidate in (wanted,) if wanted else COMPILERS:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    raise UnsupportedError(
+        f"no C++ compiler ({wanted or ' or '.join(COMPILERS)}); install g++, or set CXX"
+    )
+
+
+def compile_into(file: Path, compiler: str, flags: tuple[str, ...]) -> None:
+    """Compile the library, whole or not at all: two processes at once are safe.
+
+    Raises:
+        UnsupportedError: the folder cannot be written, or the compiler failed.
+    """
+    source = SOURCES / "native" / "library.cpp"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        command = [compiler, *FLAGS, *flags, str(source), "-o", str(draft)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line]
+            why = lines[0] if lines else f"status {done.returncode}"
+            raise UnsupportedError(f"{compiler} cannot compile the kernels: {why}")
+        os.replace(draft, file)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnsupportedError(f"the kernels cannot be compiled ({error})") from error
+
+
+@cache
+def _key(compiler: str, flags: tuple[str, ...]) -> str:
+    """Name a build by everything that goes into it."""
+    digest = hashlib.sha256("\0".join([*FLAGS, *flags]).encode())
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    digest.update(version.stdout.encode())
+    for file in sorted(SOURCES.rglob("*.[hc]pp")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,132 @@
+// Threads that run one pass together: the caller is one of them, barriers part the stages.
+//
+// Between passes they wait asleep, so that they take nothing from Python; inside a pass they spin for
+// a moment and then yield, so that a busy machine slows them down but never stops them.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <sched.h>
+#include <unistd.h>
+
+#include "simd.hpp"
+
+namespace ff {
+
+FF_INLINE void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#endif
+}
+
+class Team {
+ public:
+  explicit Team(int size) : size_(size), owner_(getpid()) {
+    for (int t = 1; t < size; ++t) threads_.emplace_back([this, t] { serve(t); });
+  }
+
+  ~Team() {
+    {
+      std::lock_guard<std::mutex> hold(mutex_);
+      work_ = nullptr;
+      epoch_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+
+  int size() const { return size_; }
+  // After a fork the threads stayed behind in the parent.
+  bool is_alive() const { return owner_ == getpid(); }
+  void abandon() {
+    for (auto& thread : threads_) thread.detach();
+    threads_.clear();
+  }
+
+  void run(void (*work)(void*, Team&, int), void* context) {
+    if (size_ > 1) {
+      std::lock_guard<std::mutex> hold(mutex_);
+      work_ = work;
+      context_ = context;
+      epoch_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work(context, *this, 0);
+    barrier();
+  }
+
+  void barrier() {
+    if (size_ == 1) return;
+    const unsigned mine = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      phase_.store(mine + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; phase_.load(std::memory_order_acquire) == mine; ++spins) {
+      if (spins < kSpins)
+        pause_cpu();
+      else
+        sched_yield();
+    }
+  }
+
+ private:
+  static constexpr int kSpins = 4096;
+
+  void serve(int t) {
+    unsigned seen = 0;
+    while (true) {
+      for (int i = 0; i < kSpins / 8 && epoch_.load(std::memory_order_acquire) == seen; ++i)
+        pause_cpu();
+      {
+        std::unique_lock<std::mutex> hold(mutex_);
+        wake_.wait(hold, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
+        seen = epoch_.load(std::memory_order_acquire);
+      }
+      if (work_ == nullptr) return;
+      work_(context_, *this, t);
+      barrier();
+    }
+  }
+
+  const int size_;
+  const pid_t owner_;
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<unsigned> epoch_{0};
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> phase_{0};
+  void (*work_)(void*, Team&, int) = nullptr;
+  void* context_ = nullptr;
+};
+
+// The process's team of a size; calls from several Python threads take turns.
+class Teams {
+ public:
+  static void run(int size, void (*work)(void*, Team&, int), void* context) {
+    static std::mutex turn;
+    static std::unique_ptr<Team> team;
+    std::lock_guard<std::mutex> hold(turn);
+    if (team && !team->is_alive()) {
+      team->abandon();
+      team.release();
+    }
+    if (!team || team->size() != size) team = std::make_unique<Team>(size);
+    team->run(work, context);
+  }
+};
+
+// The part of `count` items that falls to thread t of n: the same split for every call.
+struct Span {
+  int64_t begin, end;
+  Span(int64_t count, int t, int n) : begin(count * t / n), end(count * (t + 1) / n) {}
+};
+
+}  // namespace ff

@@ -1,0 +1,1 @@
+"""RMS norm, rotary positions, SiLU times gate."""

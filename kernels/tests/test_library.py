@@ -1,0 +1,77 @@
+"""Which build of the kernels is used, and what is said when there is none."""
+
+import subprocess
+
+import pytest
+from fivefold_kernels import UnsupportedError, cpu_library, runs_here
+from fivefold_kernels.native import library as build
+from fivefold_kernels.native import machine
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded_yet(monkeypatch):
+    monkeypatch.setattr(build, "_LOADED", {})
+
+
+def test_portable_runs_everywhere_and_auto_is_the_best(monkeypatch, folder):
+    assert runs_here()[-1] == "portable"
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(("avx2", "fma", "f16c")))
+    assert runs_here() == ["avx2", "portable"]
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset())
+    assert cpu_library("auto", folder).ff_lanes() == 4
+
+
+def test_instruction_set_that_the_processor_lacks_is_refused_by_what_it_lacks(monkeypatch, folder):
+    monkeypatch.setattr(machine, "cpu_features", lambda: frozenset(("avx2", "fma", "f16c")))
+    with pytest.raises(UnsupportedError, match="lacks avx512f"):
+        cpu_library("avx512", folder)
+    with pytest.raises(UnsupportedError, match="no instruction set 'sse'"):
+        cpu_library("sse", folder)
+
+
+def test_machine_without_a_compiler_is_told_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UnsupportedError, match="install g\\+\\+, or set CXX"):
+        cpu_library("portable", tmp_path / "new")
+
+
+def test_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\ntest $1 = --version || { echo 'error: no' >&2; exit 1; }\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(UnsupportedError, match="cannot compile the kernels: error: no"):
+        cpu_library("portable", tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnsupportedError, match="cannot be compiled"):
+        cpu_library("portable", tmp_path / "file" / "below")
+
+
+def test_library_is_compiled_once(monkeypatch, folder):
+    cpu_library("portable", folder)
+    build._LOADED.clear()
+    compiled = []
+    monkeypatch.setattr(build, "compile_into", lambda *a: compiled.append(a))
+    cpu_library("portable", folder)
+    assert compiled == []
+
+
+@pytest.mark.parametrize("name", ["avx512_bf16", "avx2", "portable"])
+def test_source_compiles_without_warnings(name, tmp_path):
+    flags = next(each.flags for each in machine.INSTRUCTION_SETS if each.name == name)
+    try:
+        compiler = build.find_compiler()
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    quiet = ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # in gcc's own intrinsics
+    command = [compiler, *build.FLAGS, "-O0", *flags, "-Wall", "-Wextra", *quiet]
+    source = build.SOURCES / "native" / "library.cpp"
+    done = subprocess.run(
+        [*command, str(source), "-o", str(tmp_path / "x.so")], capture_output=True, text=True
+    )
+    assert done.stderr == ""

@@ -1,0 +1,158 @@
+"""Which kernels a model computes with: ours, oneDNN's packed products, or stock torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fivefold import UserError
+from fivefold_kernels import Format, UnsupportedError, cpu_library, runs_here
+from torch import nn
+from transformers import PreTrainedModel
+
+from .native import NativeDecoder, why_no_pass
+from .packed import OneDnnProduct, Pack, PackedHandle, native_pack, pack_linears
+
+VARIABLE = "FIVEFOLD_KERNELS"
+"""Names the folder of compiled kernels, where that is not to be the cache folder."""
+_ATTRIBUTE = "fivefold_kernels"
+_ROUNDED = {"int8": (Format.I8, Format.I8), "int4": (Format.Q4, Format.Q8)}
+"""Formats of the layers and of the output layer, which stays at 8 bits as in GGUF files."""
+_FLOATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How the products of one model are computed."""
+
+    name: str
+    """`onednn`, or an instruction set of our own kernels, with the weights' format if rounded."""
+    pack: Pack
+    head: Pack | None = None
+    """Packs the output layer; None: as the others."""
+    library: ctypes.CDLL | None = None
+    """Our own kernels; None: oneDNN's products."""
+    is_rounded: bool = False
+    """Whether the weights are rounded further than the model's own dtype."""
+
+
+@dataclass
+class Speedup:
+    """What was done to one model; `revert` undoes it."""
+
+    module: nn.Module
+    kernels: Kernels
+    handle: PackedHandle
+    decoder: NativeDecoder | None
+    """All layers in one call; None: layer by layer, `why_not` says why."""
+    why_not: str | None
+
+    def revert(self) -> None:
+        """Put the model back as it was, bit for bit."""
+        self.handle.revert()
+        delattr(self.module, _ATTRIBUTE)
+
+
+def choose_kernels(
+    name: str,
+    weights: str,
+    dtype: torch.dtype,
+    say: Callable[[str], None] = lambda _: None,
+) -> Kernels | None:
+    """Return the kernels that `model.kernels` and `model.weights` mean; None: stock torch.
+
+    Args:
+        name: `auto`, `onednn`, `torch`, or an instruction set.
+        weights: `float`, `int8` or `int4`.
+        dtype: of the model.
+        say: told what takes time, or what is missing.
+
+    Raises:
+        UserError: the kernels asked for do not run here, or not with such weights.
+    """
+    if name == "torch" or dtype not in _FLOATS:
+        return _without_ours(None, name, weights, dtype)
+    if name == "onednn":
+        return _without_ours(_onednn(), name, weights, dtype)
+    try:
+        library = cpu_library(name, folder=kernels_folder(), say=say)
+    except UnsupportedError as error:
+        if name != "auto" or weights != "float":
+            raise UserError(
+                f"the CPU kernels do not run here: {error}",
+                setting="model.kernels",
+                value=name,
+                remedy="set model.kernels=auto and model.weights=float",
+            ) from error
+        say(f"slower kernels are used: {error}")
+        return _onednn()
+    chosen = runs_here()[0] if name == "auto" else name
+    if weights == "float":
+        return Kernels(chosen, native_pack(_FLOATS[dtype], library), library=library)
+    body, head = _ROUNDED[weights]
+    packs = native_pack(body, library), native_pack(head, library)
+    return Kernels(f"{chosen}-{weights}", *packs, library, is_rounded=True)
+
+
+def speed_up(module: PreTrainedModel, kernels: Kernels) -> Speedup:
+    """Let a model compute with packed products and, where its layers are known, in one call a pass.
+
+    In place and reversible. Models of the Llama family (Llama, Mistral, Qwen2, Qwen3) with full
+    attention run whole passes; in any other model each linear layer is swapped alone.
+    """
+    handle = pack_linears(module, kernels.pack, kernels.head)
+    why_not = "oneDNN has no pass" if kernels.library is None else why_no_pass(module)
+    decoder = None
+    if why_not is None and kernels.library is not None:
+        try:
+            decoder = NativeDecoder(module, kernels.library)
+        except UnsupportedError as error:
+            why_not = str(error)
+    done = Speedup(module, kernels, handle, decoder, why_not)
+    object.__setattr__(module, _ATTRIBUTE, done)
+    return done
+
+
+def speedup_of(module: nn.Module) -> Speedup | None:
+    """Return what was done to a model, if anything was."""
+    return getattr(module, _ATTRIBUTE, None)
+
+
+def can_speed_up(module: nn.Module) -> bool:
+    """Say whether packing applies at all: float weights on the CPU."""
+    return all(
+        weight.device.type == "cpu" and weight.dtype in _FLOATS for weight in module.parameters()
+    )
+
+
+def _onednn() -> Kernels | None:
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return Kernels("onednn", OneDnnProduct) if available else None
+
+
+def _without_ours(
+    kernels: Kernels | None, name: str, weights: str, dtype: torch.dtype
+) -> Kernels | None:
+    if weights != "float":
+        raise UserError(
+            f"only the CPU kernels hold {weights} weights, made from float32 or bfloat16",
+            setting="model.weights",
+            value=weights,
+            remedy=f"set model.kernels=auto (it is {name}) and model.dtype=float32 (it is "
+            f"{str(dtype).removeprefix('torch.')})",
+        )
+    return kernels
+
+
+def kernels_folder() -> Path | None:
+    """Return the folder of compiled kernels; None where no cache folder can be written."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).absolute()
+    try:
+        return cache_folder() / "kernels"
+    except UserError:
+        return None

@@ -1,0 +1,39 @@
+"""`fivefold kernels`: which kernels run on this machine, and how near they come to their bound."""
+
+from __future__ import annotations
+
+from fivefold import Run
+from fivefold_kernels.exam import Finding, examine
+
+from .config import RuntimeConfig
+from .kernels import kernels_folder
+from .runtime import apply_runtime
+from .task_configs import KernelsConfig
+
+
+def run(config: KernelsConfig, run: Run) -> int:
+    """Run `fivefold kernels`; the status is 1 when a kernel that runs here is wrong."""
+    apply_runtime(run.node("runtime", RuntimeConfig))
+    wrong = 0
+    for finding in examine(config.rows, kernels_folder()):
+        run.row(**_row(finding, config.rows))
+        wrong += not finding.why_not and not finding.passed
+    run.table("CPU kernels; linear products of 4096 by 2048", run.result.rows)
+    run.figure("kernels_wrong", wrong)
+    return 1 if wrong else 0
+
+
+def _row(finding: Finding, rows: list[int]) -> dict[str, object]:
+    """Return a line of the table; times are ratios to the bytes bound of one row."""
+    row: dict[str, object] = {
+        "operation": finding.operation,
+        "implementation": finding.implementation,
+        "state": finding.why_not or ("ok" if finding.passed else "wrong"),
+    }
+    if finding.why_not:
+        return row
+    row["row invariant"] = "yes" if finding.row_invariant else "no"
+    row["error"] = float(f"{finding.error:.1e}")
+    for count, seconds in zip(rows, finding.seconds, strict=True):
+        row[f"t({count}) / bound"] = round(seconds / finding.bound, 2)
+    return row
