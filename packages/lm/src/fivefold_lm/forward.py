@@ -49,7 +49,7 @@ class TreeForward:
         self.has_head = self.decoder is not module
         self._configs = _attention_configs(module)
         self.dtype = module.dtype
-        self._embed: nn.Module = module.get_input_embeddings()  # type: ignore[no-untyped-call]
+        self._embed: nn.Module = module.get_input_embeddings()
         speedup = speedup_of(module)
         self.native = None if speedup is None else speedup.decoder
         self._takes_pass = all(_takes_any(part.forward) for part in (module, self.decoder))

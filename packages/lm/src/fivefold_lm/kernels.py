@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from fivefold import UserError
+from fivefold.cache import cache_folder
 from fivefold_kernels import Format, UnsupportedError, cpu_library, runs_here
 from torch import nn
 from transformers import PreTrainedModel
