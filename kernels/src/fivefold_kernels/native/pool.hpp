@@ -77,12 +77,13 @@ class Team {
   }
 
  private:
-  static constexpr int kSpins = 4096;
+  // Pauses before giving the processor away: the other threads may be waiting for this very one.
+  static constexpr int kSpins = 256;
 
   void serve(int t) {
     unsigned seen = 0;
     while (true) {
-      for (int i = 0; i < kSpins / 8 && epoch_.load(std::memory_order_acquire) == seen; ++i)
+      for (int i = 0; i < 2 * kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i)
         pause_cpu();
       {
         std::unique_lock<std::mutex> hold(mutex_);

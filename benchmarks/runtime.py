@@ -1,0 +1,308 @@
+"""How near the CPU runtime comes to the machine's bounds, and what verifying n tokens costs.
+
+`python benchmarks/runtime.py [--quick] [--out DIR]` measures everything it prints in one run and
+writes `DIR/result.json` and its picture. Figures, each the worst of its cells:
+
+- `plain_over_bound_{fp32,bf16,int8,q4}`: time of a pass over one token, over reading the packed
+  weights once at the bandwidth measured in the same run, on a buffer of that size;
+- `t8_over_t1_{fp32,bf16,int8,int4}`, `t16_over_t1_…`: a pass over n tokens, over one of one token;
+- `ratio_to_transformers_{fp32,bf16}`: tokens/s of plain decoding over transformers' `generate`,
+  each at its best number of threads, same prompts, same number of tokens;
+- `attention_8k_share_of_bandwidth`: decode attention over 8,192 slots, its bytes over bandwidth;
+- `prefill_share_of_ceiling_{fp32,bf16}`: operations of reading 2,048 tokens, attention counted,
+  over the rate of torch's product of square matrices in the same dtype;
+- `row_invariance_cost_{fp32,bf16}`: our pass over 8 tokens, over the same with oneDNN's products
+  for the linear layers alone (the fastest library kernel here).
+
+Peers in other languages are not measured yet: `ratio_to_fastest_peer_…` are null.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from bounds import num_cores
+from contestants import Contestant, Threaded, ours, plain_stock, stock_module
+from fivefold.result import Result
+from fivefold_kernels.attention.cpu import tree_attention
+from fivefold_kernels.ceilings import product_rate, read_bandwidth
+from fivefold_kernels.decoder.cpu import STAGES
+from fivefold_lm import FullAttention, KVCache, LanguageModel, ModelConfig, TreeForward, load_model
+from fivefold_lm.kernels import speedup_of
+from fivefold_lm.native import NativeDecoder
+from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts, spread
+
+FORMATS: dict[str, dict[str, str]] = {
+    "fp32": {},
+    "bf16": {"dtype": "bfloat16"},
+    "int8": {"weights": "int8"},
+    "int4": {"weights": "int4"},
+}
+CURVE = (1, 2, 4, 8, 16, 32, 64, 128)
+PREFIX = 256
+LONG = 8192
+
+
+@dataclass(frozen=True)
+class Case:
+    """How much is measured."""
+
+    repeats: int
+    prompts: int
+    tokens: int
+
+
+FULL = Case(repeats=15, prompts=4, tokens=96)
+QUICK = Case(repeats=5, prompts=2, tokens=48)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    options = read_options()
+    case = QUICK if options.quick else FULL
+    result = Result("benchmarks/runtime")
+    result.environment |= {"quick_case": options.quick, "model": options.model, **vars(case)}
+    result.environment["threads"] = num_cores()
+    torch.set_num_threads(num_cores())
+    for name, settings in FORMATS.items():
+        model = load_model(ModelConfig(name=options.model, **settings), print)  # type: ignore[arg-type]
+        native = native_of(model)
+        measure_curve(name, model, native, case, result)
+        if name in ("fp32", "bf16"):
+            measure_prefill(name, model, case, result)
+            measure_against_onednn(name, model, options.model, case, result)
+            measure_transformers(name, model, options.model, case, result)
+    measure_attention(native, case, result)
+    for peer in ("plain", "drafting"):
+        result.figures[f"ratio_to_fastest_peer_{peer}"] = None
+    options.out.mkdir(parents=True, exist_ok=True)
+    result.write(options.out)
+    for figure, value in result.figures.items():
+        print(f"{figure} = {value}")
+    return 0
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/runtime"))
+    parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
+    return parser.parse_args()
+
+
+def native_of(model: LanguageModel) -> NativeDecoder:
+    """Return the decoder of a model in one call a pass; without one there is nothing to measure."""
+    speedup = speedup_of(model.module)
+    if speedup is None or speedup.decoder is None:
+        sys.exit("the CPU kernels do not run this model here; see `fivefold kernels`")
+    return speedup.decoder
+
+
+# --------------------------------------------------------------------------------- t(n) and bounds
+
+
+def measure_curve(
+    name: str, model: LanguageModel, native: NativeDecoder, case: Case, result: Result
+) -> None:
+    """Time passes over 1 to 128 tokens, interleaved, with the parts of two of them."""
+    weights = native.weights
+    size = weights.layer_bytes + weights.head_bytes
+    bandwidth = read_bandwidth(size, native.run.library)
+    bound = size / bandwidth
+    passes = {nodes: one_pass(model, nodes) for nodes in CURVE}
+    times = interleaved(passes, case.repeats)
+    for nodes in CURVE:
+        row: dict[str, object] = {"what": "pass", "format": name, "tokens": nodes}
+        row |= {"seconds_over_bound": times[nodes] / bound, "over_one": times[nodes] / times[1]}
+        row |= {"stages": stages(model, native, nodes)} if nodes in (1, 8) else {}
+        result.rows.append(row)
+        print(f"{name} t({nodes})/t(1) = {times[nodes] / times[1]:.2f}", flush=True)
+    result.environment[f"bandwidth_{name}"] = f"{bandwidth / 1e9:.1f} GB/s of {size / 1e6:.0f} MB"
+    result.figures[f"plain_over_bound_{'q4' if name == 'int4' else name}"] = times[1] / bound
+    for nodes in (8, 16):
+        result.figures[f"t{nodes}_over_t1_{name}"] = times[nodes] / times[1]
+
+
+def one_pass(model: LanguageModel, nodes: int) -> Callable[[], object]:
+    """Return a call that runs a chain of tokens after a prefix, and forgets it again."""
+    method = FullAttention()
+    forward, cache = TreeForward(model.module, method), filled(model, nodes)
+    tokens = torch.arange(nodes)[None] * 97 % model.vocab_size
+    depths = torch.arange(nodes)[None]
+    seen = torch.ones(1, nodes, nodes, dtype=torch.bool).tril()
+
+    def run() -> None:
+        forward(cache, tokens, depths, seen)
+        cache.rewind(cache.lengths)
+
+    return run
+
+
+def filled(model: LanguageModel, nodes: int) -> KVCache:
+    """Return a cache that holds a prefix, with room for nodes."""
+    cache = FullAttention().make_cache(model, 1, PREFIX + nodes)
+    tokens = torch.arange(PREFIX)[None] * 89 % model.vocab_size
+    TreeForward(model.module, FullAttention()).prefill(cache, tokens, torch.tensor([PREFIX]))
+    return cache
+
+
+def stages(model: LanguageModel, native: NativeDecoder, nodes: int) -> dict[str, float]:
+    """Return the share of each stage of a pass."""
+    cache = filled(model, nodes)
+    depths = torch.arange(nodes)[None]
+    seen = torch.ones(1, nodes, nodes, dtype=torch.bool).tril()
+    cache.open(depths)
+    inputs = torch.zeros(1, nodes, native.weights.hidden)
+    spent = [0.0] * len(STAGES)
+    for _ in range(5):
+        native(cache, inputs, cache.lengths[:, None] + depths, seen, True, spent)
+    return {stage: time_ / sum(spent) for stage, time_ in zip(STAGES, spent, strict=True)}
+
+
+def interleaved(calls: dict[int, Callable[[], object]], repeats: int) -> dict[int, float]:
+    """Return the median time of each call, taken in turns."""
+    times: dict[int, list[float]] = {key: [] for key in calls}
+    for round_ in range(repeats + 1):
+        for key, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if round_:
+                times[key].append(time.perf_counter() - begin)
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+# ------------------------------------------------------------------------ prefill, attention, peers
+
+
+def measure_prefill(name: str, model: LanguageModel, case: Case, result: Result) -> None:
+    """Read 2,048 tokens; count the operations of products and of causal attention."""
+    length, config = 2048, model.module.config
+    forward = TreeForward(model.module, FullAttention())
+    tokens = torch.arange(length)[None] * 89 % model.vocab_size
+    cache = FullAttention().make_cache(model, 1, length)
+
+    def read() -> None:
+        cache.rewind(torch.tensor([0]))
+        forward.prefill(cache, tokens, torch.tensor([length]))
+
+    rate = product_rate(model.dtype)
+    seconds = interleaved({0: read}, max(3, case.repeats // 5))[0]
+    layers = sum(
+        part.weight.numel()
+        for part_name, part in model.module.named_modules()
+        if isinstance(part, torch.nn.Linear) and "lm_head" not in part_name
+    )
+    attention = 2 * length**2 * config.num_attention_heads * config.head_dim
+    operations = 2 * layers * length + attention * config.num_hidden_layers
+    share = operations / seconds / rate
+    result.figures[f"prefill_share_of_ceiling_{name}"] = share
+    result.environment[f"products_{name}"] = f"{rate / 1e9:.0f} GFLOP/s"
+    print(f"{name} prefill at {share:.2f} of the ceiling", flush=True)
+
+
+def measure_attention(native: NativeDecoder, case: Case, result: Result) -> None:
+    """Attend over 8,192 slots in the shape of the model, batch 1 and 8, 1 and 8 rows."""
+    weights, library = native.weights, native.run.library
+    shares = []
+    for batch in (1, 8):
+        size = 2 * 4 * batch * weights.kv_heads * LONG * weights.dim
+        # So many layers that no cache holds them: every call reads another one.
+        caches = torch.randn(
+            max(2, 2**28 // size), 2, batch, weights.kv_heads, LONG + 8, weights.dim
+        )
+        bandwidth = read_bandwidth(size * len(caches), library)
+        for nodes in (1, 8):
+            query = torch.randn(batch, nodes, weights.heads, weights.dim)
+            calls = {0: ours_over(caches, query, library), 1: sdpa_over(caches, query)}
+            times = interleaved(calls, max(3, case.repeats // 3))
+            shares.append(size * len(caches) / times[0] / bandwidth)
+            row: dict[str, object] = {"what": "attention", "batch": batch, "tokens": nodes}
+            row |= {"share_of_bandwidth": shares[-1], "ratio_to_sdpa": times[1] / times[0]}
+            result.rows.append(row)
+            print(row, flush=True)
+    result.figures["attention_8k_share_of_bandwidth"] = min(shares)
+
+
+def ours_over(
+    caches: torch.Tensor, query: torch.Tensor, library: ctypes.CDLL
+) -> Callable[[], object]:
+    """Return a call of our attention over every layer's cache."""
+    batch, nodes = query.shape[:2]
+    lengths = torch.full((batch,), LONG)
+    seen = torch.ones(nodes, nodes, dtype=torch.bool).tril().expand(batch, -1, -1)
+    return lambda: [
+        tree_attention(query, key, value, lengths, seen, 0.1, library=library)
+        for key, value in caches
+    ]
+
+
+def sdpa_over(caches: torch.Tensor, query: torch.Tensor) -> Callable[[], object]:
+    """Return a call of torch's attention over the same, with the mask of the tree."""
+    nodes = query.shape[1]
+    seen = torch.ones(nodes, LONG + 8, dtype=torch.bool).tril(LONG)
+    q = query.transpose(1, 2)
+    return lambda: [
+        torch.nn.functional.scaled_dot_product_attention(
+            q, key, value, attn_mask=seen, enable_gqa=True
+        )
+        for key, value in caches
+    ]
+
+
+def measure_against_onednn(
+    name: str, model: LanguageModel, where: str, case: Case, result: Result
+) -> None:
+    """Compare a pass over 8 tokens with the same model on oneDNN's products."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    other = load_model(ModelConfig(name=where, kernels="onednn", dtype=dtype))
+    times = interleaved({0: one_pass(model, 8), 1: one_pass(other, 8)}, case.repeats)
+    result.figures[f"row_invariance_cost_{name}"] = times[0] / times[1]
+    print(f"{name} over oneDNN at 8 tokens: {times[0] / times[1]:.2f}", flush=True)
+
+
+def measure_transformers(
+    name: str, model: LanguageModel, where: str, case: Case, result: Result
+) -> None:
+    """Decode plainly with ours and with transformers, each at its best number of threads."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    stock = plain_stock(stock_module(ModelConfig(name=where, dtype=dtype)))[0]
+    half = case.prompts // 2
+    chosen = [*spread(human_eval_prompts(), half), *spread(chat_prompts(), half)]
+    prompts = [model.encode(prompt.content) for prompt in chosen]
+    sides = [best_threaded(side, prompts[0], case) for side in (ours(model, "none"), stock)]
+    ratios = []
+    for prompt in prompts:
+        speeds = [speed(side, prompt, case) for side in sides]
+        ratios.append(speeds[0] / speeds[1])
+        row: dict[str, object] = {"what": "decoding", "format": name, "ratio": ratios[-1]}
+        row |= {f"threads_{side.name}": side.threads for side in sides}
+        result.rows.append(row)
+    torch.set_num_threads(num_cores())
+    result.figures[f"ratio_to_transformers_{name}"] = statistics.median(ratios)
+    print(f"{name} over transformers: {statistics.median(ratios):.2f}", flush=True)
+
+
+def best_threaded(side: Contestant, prompt: Sequence[int], case: Case) -> Threaded:
+    """Return a side at the number of threads at which it is fastest."""
+    tried = [Threaded(side, count) for count in range(1, num_cores() + 1)]
+    return max(tried, key=lambda one: speed(one, prompt, case))
+
+
+def speed(side: Contestant, prompt: Sequence[int], case: Case) -> float:
+    """Return tokens a second, after one call that is not counted."""
+    side.answer(prompt, 4)
+    answered = side.answer(prompt, case.tokens)
+    return len(answered.tokens) / answered.seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
