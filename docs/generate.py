@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
-TASKS = ("generate", "chat", "bench", "audit", "demo", "plugins", "cache")
+TASKS = ("generate", "chat", "bench", "audit", "demo", "kernels", "plugins", "cache")
 HEAD = """# Command line
 
 This page is what `fivefold --help` prints, written by `docs/generate.py`; a test compares.

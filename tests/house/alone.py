@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import distribution, entry_points
+from importlib.util import find_spec
 from pkgutil import walk_packages
 
 
@@ -22,6 +23,9 @@ def main(name: str) -> None:
             import_or_extra(module, name)
     for public in getattr(top, "__all__", ()):  # a plugin publishes its entry point alone
         getattr(top, public)
+    if find_spec("fivefold") is None:  # kernels know no host
+        print(f"{name} {distribution(name).version}: {len(modules)} modules, no host")
+        return
     command = [sys.executable, "-m", "fivefold", "plugins", "--json"]
     listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["plugins"]
     broken = [plugin for plugin in listed if plugin["state"] != "ok"]

@@ -41,23 +41,37 @@ FF_INLINE void swap_blocks(vf (&r)[VL]) {
   if constexpr (S > 1) swap_blocks<S / 2>(r);
 }
 
-// keys [count, dim] `stride` numbers apart -> [group, dim, VL], zero beyond count. The values, which
-// are read next, are fetched meanwhile.
+// One group of VL keys; those from `count` on are zero.
+template <bool WHOLE, class T>
+FF_INLINE void transpose_group(const T* keys, int64_t stride, int count, int64_t d, float* out) {
+  vf r[VL];
+#pragma GCC unroll 16
+  for (int i = 0; i < VL; ++i) r[i] = WHOLE || i < count ? load(keys + i * stride + d) : set1(0.0f);
+  swap_blocks<VL / 2>(r);
+#pragma GCC unroll 16
+  for (int i = 0; i < VL; ++i) store(out + (d + i) * VL, r[i]);
+}
+
+// keys [count, dim] `stride` numbers apart -> [group, dim, VL], zero beyond count. What is read next
+// is fetched meanwhile: the keys of the group after, and the values of this one.
 template <class T>
 void transpose_keys(const T* keys, const T* values, int64_t stride, int count, int64_t dim, float* out) {
-  for (int g = 0; g * VL < count; ++g)
-    for (int64_t d = 0; d < dim; d += VL) {
-      vf r[VL];
-#pragma GCC unroll 16
-      for (int i = 0; i < VL; ++i) {
-        const int key = g * VL + i;
-        if (key < count) __builtin_prefetch(values + key * stride + d);
-        r[i] = key < count ? load(keys + key * stride + d) : set1(0.0f);
+  constexpr int64_t LINE = 64 / sizeof(T);
+  for (int from = 0; from < count; from += VL, out += dim * VL) {
+    const T* mine = keys + from * stride;
+    const bool is_whole = count - from >= VL;
+    for (int i = 0; i < VL; ++i)
+      for (int64_t d = 0; d < dim; d += LINE) {
+        __builtin_prefetch(mine + (VL + i) * stride + d);
+        __builtin_prefetch(values + (from + i) * stride + d);
       }
-      swap_blocks<VL / 2>(r);
-#pragma GCC unroll 16
-      for (int i = 0; i < VL; ++i) store(out + (g * dim + d + i) * VL, r[i]);
+    for (int64_t d = 0; d < dim; d += VL) {
+      if (is_whole)
+        transpose_group<true>(mine, stride, VL, d, out);
+      else
+        transpose_group<false>(mine, stride, count - from, d, out);
     }
+  }
 }
 
 // ------------------------------------------------------------------------------------------ scores
