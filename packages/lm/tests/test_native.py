@@ -4,7 +4,7 @@ import pytest
 import torch
 from fivefold import UserError
 from fivefold_kernels import runs_here
-from fivefold_lm import FullAttention, TreeForward, self_test
+from fivefold_lm import FullAttention, KVCache, TreeForward, self_test
 from fivefold_lm.kernels import choose_kernels, kernels_folder, speed_up, speedup_of
 from fivefold_lm.testing import tiny_model
 from torch import nn
@@ -63,7 +63,7 @@ def read(module, tokens, chunk=512):
     """Score every token of a text through the engine's own forward."""
     method = FullAttention()
     forward = TreeForward(module, method)
-    cache = method.make_cache(type("Model", (), {"module": module}), 1, tokens.shape[1])
+    cache = KVCache.for_module(module, 1, tokens.shape[1])
     scored = []
     for start in range(0, tokens.shape[1], chunk):
         part = tokens[:, start : start + chunk]
@@ -134,7 +134,7 @@ def test_a_bare_decoder_runs_without_an_output_layer():
     wanted = module(tokens).last_hidden_state
     assert sped_up(module).decoder is not None
     method = FullAttention()
-    cache = method.make_cache(type("Model", (), {"module": module}), 1, 20)
+    cache = KVCache.for_module(module, 1, 20)
     rows = TreeForward(module, method).prefill(cache, tokens, torch.tensor([20]), want_hidden=True)
     assert rows.logits is None
     assert (rows.hidden - wanted).abs().max() <= 1e-5 * wanted.abs().max()
