@@ -13,8 +13,8 @@ from pathlib import Path
 import nox
 
 HOUSE = Path(__file__).parent
-WHEELS = ["packages/fivefold", "kernels", "packages/lm", "packages/speculative"]
-"""Our wheels, each after those it needs."""
+WHEELS = ["packages/fivefold", "./kernels", "packages/lm", "packages/speculative"]
+"""Our wheels, each after those it needs; pip takes a bare `kernels` for a name on the index."""
 PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
 CODE = [*PROJECTS, "tests", "benchmarks", "recipes", "docs", "noxfile.py", "start.py"]
