@@ -4,6 +4,7 @@ import pytest
 import torch
 from fivefold import UserError
 from fivefold_kernels import runs_here
+from fivefold_kernels.native.library import has_compiler
 from fivefold_lm import FullAttention, KVCache, TreeForward, self_test
 from fivefold_lm.kernels import choose_kernels, kernels_folder, speed_up, speedup_of
 from fivefold_lm.testing import tiny_model
@@ -16,6 +17,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 
 SIZES = {
     "vocab_size": 60,

@@ -91,6 +91,15 @@ def find_compiler() -> str:
     )
 
 
+def has_compiler() -> bool:
+    """Say whether the kernels can be compiled at all."""
+    try:
+        find_compiler()
+    except UnsupportedError:
+        return False
+    return True
+
+
 def compile_into(file: Path, compiler: str, flags: tuple[str, ...]) -> None:
     """Compile the library, whole or not at all: two processes at once are safe.
 
