@@ -4,7 +4,9 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from fivefold import UserError
 from fivefold.testing import compose
+from fivefold_kernels.native.library import has_compiler
 from fivefold_speculative.checks import chi_square_check, pooled
 from fivefold_speculative.testing import SEEDED_BUGS, planted
 from hypothesis import given
@@ -105,3 +107,9 @@ def test_pooled_cells_keep_their_sums_and_reach_five_samples(expected):
     assert wanted.sum() == pytest.approx(expected.sum())
     assert seen.sum() == (np.arange(len(expected)) + 1.0)[expected > 0].sum()
     assert len(wanted) <= 1 or (wanted >= 5 - 1e-9).all()
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_rounded_weights_are_refused_since_transformers_has_none_such(audit):
+    with pytest.raises(UserError, match=r"model\.weights=int4.*model\.weights=float"):
+        audit("model.weights=int4", *QUICK)

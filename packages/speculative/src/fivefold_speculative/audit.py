@@ -16,6 +16,7 @@ import torch
 from fivefold import Run, UserError
 from fivefold_lm import Capability, LanguageModel, Sampler, SamplingConfig, self_test
 from fivefold_lm.check import TOLERANCE
+from fivefold_lm.kernels import speedup_of
 from fivefold_lm.packed import stock_products
 
 from ._words import Proposal, Rule
@@ -57,6 +58,7 @@ def run(config: AuditConfig, run: Run) -> int:
         0, or 1 when a check failed.
     """
     engine = Engine.of(run, config.rule, tested=False)
+    _require_an_oracle(engine.model)
     begin = time.perf_counter()
     found = []
     with memory_errors():
@@ -366,3 +368,19 @@ def binned_law(
 def _without(law: torch.Tensor, tokens: torch.Tensor) -> float:
     """Return the probability of all other tokens, exactly 0 where there is none."""
     return float(law.index_fill(0, tokens, 0.0).sum())
+
+
+def _require_an_oracle(model: LanguageModel) -> None:
+    """Refuse a model of rounded weights: transformers, the oracle here, computes with the others.
+
+    Raises:
+        UserError: with what can be audited.
+    """
+    speedup = speedup_of(model.module)
+    if speedup is not None and speedup.kernels.is_rounded:
+        raise UserError(
+            "transformers has no such weights, so there is nothing to audit this model against",
+            setting="model.weights",
+            value=speedup.kernels.name.rpartition("-")[2],
+            remedy="set model.weights=float, or compare texts with fivefold bench",
+        )
