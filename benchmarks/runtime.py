@@ -1,14 +1,14 @@
 """How near the CPU runtime comes to the machine's bounds, and what verifying n tokens costs.
 
 `python benchmarks/runtime.py [--quick] [--out DIR]` measures everything it prints in one run and
-writes `DIR/result.json` and its picture. Figures, each the worst of its cells:
+writes `DIR/result.json`. Figures:
 
 - `plain_over_bound_{fp32,bf16,int8,q4}`: time of a pass over one token, over reading the packed
   weights once at the bandwidth measured in the same run, on a buffer of that size;
 - `t8_over_t1_{fp32,bf16,int8,int4}`, `t16_over_t1_…`: a pass over n tokens, over one of one token;
 - `ratio_to_transformers_{fp32,bf16}`: tokens/s of plain decoding over transformers' `generate`,
-  each at its best number of threads, same prompts, same number of tokens;
-- `attention_8k_share_of_bandwidth`: decode attention over 8,192 slots, its bytes over bandwidth;
+  each at its best number of threads, same prompts: the median over prompts, `rows` hold each;
+- `attention_8k_share_of_bandwidth`: decode attention over 8,192 slots, bytes over bandwidth, worst;
 - `prefill_share_of_ceiling_{fp32,bf16}`: operations of reading 2,048 tokens, attention counted,
   over the rate of a product of square matrices in the same dtype, torch's or ours, the faster;
 - `row_invariance_cost_{fp32,bf16}`: our pass over 8 tokens, over the same with oneDNN's products
