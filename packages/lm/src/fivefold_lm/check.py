@@ -19,7 +19,7 @@ from torch import Tensor
 from ._words import Capability
 from .attention import AttentionMethod
 from .forward import TreeForward
-from .kernels import speedup_of
+from .kernels import is_rounded, speedup_of
 from .layout import decoder_config
 from .models import LanguageModel
 from .packed import stock_products
@@ -98,7 +98,7 @@ def _measure(model: LanguageModel, attention: AttentionMethod) -> SelfTest:
         ) from error
     worst = float(torch.stack(errors).amin(0).max())
     tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
-    if _is_rounded(model):
+    if is_rounded(model.module):
         tolerance = ROUNDED_TOLERANCE
     return SelfTest(worst if math.isfinite(worst) else math.inf, tolerance)
 
@@ -166,19 +166,14 @@ def _plain(model: LanguageModel, texts: list[list[int]]) -> Tensor:
     padded = [[*text, *[text[-1]] * (width - len(text))] for text in texts]
     given = torch.tensor(padded, device=model.device)
     # Rounded weights are a model of their own: its oracle keeps their products.
-    with nullcontext() if _is_rounded(model) else stock_products(model.module):
+    with nullcontext() if is_rounded(model.module) else stock_products(model.module):
         logits: Tensor = model.module(input_ids=given, use_cache=False).logits.float()
     return logits
 
 
-def _is_rounded(model: LanguageModel) -> bool:
-    speedup = speedup_of(model.module)
-    return speedup is not None and speedup.kernels.is_rounded
-
-
 def _is_exact(model: LanguageModel) -> bool:
     """Whether rounding never looks like a fault, so that one text tells."""
-    return model.dtype is torch.float32 and not _is_rounded(model)
+    return model.dtype is torch.float32 and not is_rounded(model.module)
 
 
 def _tokens(model: LanguageModel, text: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -123,6 +123,12 @@ def speedup_of(module: nn.Module) -> Speedup | None:
     return getattr(module, _ATTRIBUTE, None)
 
 
+def is_rounded(module: nn.Module) -> bool:
+    """Say whether a model computes with weights rounded further than its own dtype."""
+    done = speedup_of(module)
+    return done is not None and done.kernels.is_rounded
+
+
 def can_speed_up(module: nn.Module) -> bool:
     """Say whether packing applies at all: float weights on the CPU."""
     return all(

@@ -16,7 +16,7 @@ import torch
 from fivefold import Run, UserError
 from fivefold_lm import Capability, LanguageModel, Sampler, SamplingConfig, self_test
 from fivefold_lm.check import TOLERANCE
-from fivefold_lm.kernels import speedup_of
+from fivefold_lm.kernels import is_rounded, speedup_of
 from fivefold_lm.packed import stock_products
 
 from ._words import Proposal, Rule
@@ -377,7 +377,7 @@ def _require_an_oracle(model: LanguageModel) -> None:
         UserError: with what can be audited.
     """
     speedup = speedup_of(model.module)
-    if speedup is not None and speedup.kernels.is_rounded:
+    if speedup is not None and is_rounded(model.module):
         raise UserError(
             "transformers has no such weights, so there is nothing to audit this model against",
             setting="model.weights",
