@@ -33,9 +33,10 @@ from bounds import num_cores
 from contestants import Contestant, Threaded, ours, plain_stock, stock_module
 from fivefold.result import Result
 from fivefold_kernels import Format, PackedMatrix
-from fivefold_kernels.attention.cpu import tree_attention
+from fivefold_kernels.attention.layout import KEY_BLOCK
 from fivefold_kernels.ceilings import median_seconds, product_rate, read_bandwidth
 from fivefold_kernels.decoder.cpu import STAGES
+from fivefold_kernels.native.memory import streamed_zeros
 from fivefold_lm import FullAttention, KVCache, LanguageModel, ModelConfig, TreeForward, load_model
 from fivefold_lm.kernels import speedup_of
 from fivefold_lm.native import NativeDecoder
@@ -117,7 +118,8 @@ def measure_curve(
     """Time passes over 1 to 128 tokens and a read of as many bytes, in turns; parts of two."""
     weights = native.weights
     size = weights.layer_bytes + weights.head_bytes
-    buffer, library = torch.ones(size // 4), native.run.library
+    library = native.run.library
+    buffer = streamed_zeros((size // 4,), torch.float32).fill_(1)
     calls = {nodes: one_pass(model, nodes) for nodes in CURVE}
     calls[0] = lambda: library.ff_read(buffer.data_ptr(), buffer.numel(), num_cores())
     times = interleaved(calls, case.repeats)
@@ -198,7 +200,7 @@ def measure_prefill(name: str, model: LanguageModel, case: Case, result: Result)
         cache.rewind(torch.tensor([0]))
         forward.prefill(cache, tokens, torch.tensor([length]))
 
-    rate = max(product_rate(model.dtype), packed_rate(model))
+    rate = max(product_rate(model.dtype), packed_rate(model.dtype, native_of(model).run.library))
     seconds = interleaved({0: read}, max(3, case.repeats // 5))[0]
     layers = sum(
         part.weight.numel()
@@ -213,62 +215,100 @@ def measure_prefill(name: str, model: LanguageModel, case: Case, result: Result)
     print(f"{name} prefill at {share:.2f} of the ceiling", flush=True)
 
 
-def packed_rate(model: LanguageModel, side: int = 1024) -> float:
+def packed_rate(dtype: torch.dtype, library: ctypes.CDLL, side: int = 1024) -> float:
     """Return operations a second of our own product of square matrices, as torch's may be slow."""
-    weight = torch.ones(side, side, dtype=model.dtype)
-    format = Format.F32 if model.dtype == torch.float32 else Format.BF16
-    packed = PackedMatrix.pack(weight, format, native_of(model).run.library)
+    format = Format.F32 if dtype == torch.float32 else Format.BF16
+    packed = PackedMatrix.pack(torch.ones(side, side, dtype=dtype), format, library)
     rows = torch.ones(side, side)
     return 2 * side**3 / median_seconds(lambda: packed.product(rows))
 
 
 def measure_attention(native: NativeDecoder, case: Case, result: Result) -> None:
-    """Attend over 8,192 slots in the shape of the model, batch 1 and 8, 1 and 8 rows."""
-    weights, library = native.weights, native.run.library
-    shares = []
-    for batch in (1, 8):
-        size = 2 * 4 * batch * weights.kv_heads * LONG * weights.dim
-        # So many layers that no cache holds them: every call reads another one.
-        caches = torch.randn(
-            max(2, 2**28 // size), 2, batch, weights.kv_heads, LONG + 8, weights.dim
-        )
-        bandwidth = read_bandwidth(size * len(caches), library)
-        for nodes in (1, 8):
-            query = torch.randn(batch, nodes, weights.heads, weights.dim)
-            calls = {0: ours_over(caches, query, library), 1: sdpa_over(caches, query)}
-            times = interleaved(calls, max(3, case.repeats // 3))
-            shares.append(size * len(caches) / times[0] / bandwidth)
-            row: dict[str, object] = {"what": "attention", "batch": batch, "tokens": nodes}
-            row |= {"share_of_bandwidth": shares[-1], "ratio_to_sdpa": times[1] / times[0]}
-            result.rows.append(row)
-            print(row, flush=True)
-    result.figures["attention_8k_share_of_bandwidth"] = min(shares)
+    """Attend over 8,192 slots inside a pass: batch 1 and 8, 1 to 8 rows, both dtypes."""
+    rate = packed_rate(torch.float32, native.run.library)  # it multiplies float32 whatever it reads
+    heads = native.weights.heads
+    for dtype in (torch.float32, torch.bfloat16):
+        for batch in (1, 8):
+            planes = filled_planes(native, batch, dtype)
+            size = 2 * planes[1].nbytes * LONG // (LONG + KEY_BLOCK)
+            for nodes in (1, 2, 4, 8):
+                calls = {
+                    0: attention_of_pass(native, planes, nodes),
+                    1: sdpa_over(planes, nodes, heads),
+                }
+                times = interleaved_seconds(calls, max(3, case.repeats // 3))
+                floor = size / read_bandwidth(min(size, 2**30), native.run.library)
+                operations = 4 * batch * nodes * heads * planes[1][:, 0, 0].numel()
+                row: dict[str, object] = {"what": "attention", "batch": batch, "tokens": nodes}
+                row |= {"dtype": str(dtype).removeprefix("torch.")}
+                shares = {"share_of_bandwidth": floor / times[0]}
+                shares["share_of_bound"] = max(floor, operations / rate) / times[0]
+                row |= shares
+                row |= {"ratio_to_sdpa": times[1] / times[0]}
+                result.rows.append(row)
+                print(row, flush=True)
+                for name, share in shares.items():
+                    figure = f"attention_8k_{name}"
+                    result.figures[figure] = min(share, result.figures.get(figure) or share)
 
 
-def ours_over(
-    caches: torch.Tensor, query: torch.Tensor, library: ctypes.CDLL
-) -> Callable[[], object]:
-    """Return a call of our attention over every layer's cache."""
-    batch, nodes = query.shape[:2]
+def filled_planes(
+    native: NativeDecoder, batch: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys, in blocks, and values of all layers for 8,192 slots and some to write."""
+    w, slots = native.weights, LONG + KEY_BLOCK
+    lead = (len(w.layers), batch, w.kv_heads)
+    keys = streamed_zeros((*lead, slots // KEY_BLOCK, w.dim, KEY_BLOCK), dtype)
+    return keys.fill_(0.01), streamed_zeros((*lead, slots, w.dim), dtype).fill_(0.02)
+
+
+def attention_of_pass(
+    native: NativeDecoder, planes: tuple[torch.Tensor, torch.Tensor], nodes: int
+) -> Callable[[], float]:
+    """Return a call of a whole pass that tells the time of its attention alone."""
+    w, batch = native.weights, planes[0].shape[1]
+    inputs, angles = torch.zeros(batch, nodes, w.hidden), torch.zeros(batch, nodes, w.dim // 2)
     lengths = torch.full((batch,), LONG)
-    seen = torch.ones(nodes, nodes, dtype=torch.bool).tril().expand(batch, -1, -1)
-    return lambda: [
-        tree_attention(query, key, value, lengths, seen, 0.1, library=library)
-        for key, value in caches
-    ]
+    seen = torch.ones(nodes, nodes, dtype=torch.bool).tril().repeat(batch, 1, 1)
+
+    def run() -> float:
+        spent = [0.0] * len(STAGES)
+        native.run(inputs, angles, angles, lengths, seen, *planes, want_logits=False, seconds=spent)
+        return spent[STAGES.index("attention")] + spent[STAGES.index("merge")]
+
+    return run
 
 
-def sdpa_over(caches: torch.Tensor, query: torch.Tensor) -> Callable[[], object]:
-    """Return a call of torch's attention over the same, with the mask of the tree."""
-    nodes = query.shape[1]
-    seen = torch.ones(nodes, LONG + 8, dtype=torch.bool).tril(LONG)
-    q = query.transpose(1, 2)
-    return lambda: [
-        torch.nn.functional.scaled_dot_product_attention(
-            q, key, value, attn_mask=seen, enable_gqa=True
-        )
-        for key, value in caches
-    ]
+def sdpa_over(
+    planes: tuple[torch.Tensor, torch.Tensor], nodes: int, heads: int
+) -> Callable[[], float]:
+    """Return a timed call of torch's attention over as much, layer by layer."""
+    values = planes[1]
+    layers, batch, _, _, dim = values.shape
+    keys = planes[0].view(values.shape)  # other keys, the same memory
+    used = LONG + nodes
+    seen = None if nodes == 1 else torch.ones(nodes, used, dtype=torch.bool).tril(LONG)
+    query = torch.zeros(batch, heads, nodes, dim, dtype=values.dtype)
+
+    def run() -> float:
+        begin = time.perf_counter()
+        for layer in range(layers):
+            torch.nn.functional.scaled_dot_product_attention(
+                query,
+                keys[layer, :, :, :used],
+                values[layer, :, :, :used],
+                attn_mask=seen,
+                enable_gqa=True,
+            )
+        return time.perf_counter() - begin
+
+    return run
+
+
+def interleaved_seconds(calls: dict[int, Callable[[], float]], repeats: int) -> dict[int, float]:
+    """Return the median of the times that calls tell, taken in turns after one not counted."""
+    rounds = [{key: call() for key, call in calls.items()} for _ in range(repeats + 1)][1:]
+    return {key: statistics.median(one[key] for one in rounds) for key in calls}
 
 
 def measure_against_onednn(

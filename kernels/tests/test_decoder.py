@@ -10,6 +10,7 @@ from fivefold_kernels import (
     PackedMatrix,
     UnsupportedError,
 )
+from fivefold_kernels.attention.layout import block_keys, plain_keys
 from fivefold_kernels.decoder.reference import decoder_pass
 
 HIDDEN, FFN, HEADS, KV_HEADS, DIM, LAYERS, VOCAB = 96, 160, 6, 2, 16, 2, 75
@@ -54,10 +55,10 @@ def decoder(library, format=Format.F32, *, bias=False, head_norms=False):
 class Text:
     """A batch being decoded: a cache, and passes over nodes in it."""
 
-    def __init__(self, run, batch=1, slots=300, dtype=torch.float32):
+    def __init__(self, run, batch=1, slots=304, dtype=torch.float32):
         self.run, self.lengths = run, torch.zeros(batch, dtype=torch.long)
-        shape = (LAYERS, batch, KV_HEADS, slots, DIM)
-        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.values = torch.zeros((LAYERS, batch, KV_HEADS, slots, DIM), dtype=dtype)
+        self.keys = self.values.clone() if run is None else block_keys(self.values)
 
     def arguments(self, inputs, visible):
         depths = visible.sum(-1) - 1
@@ -97,7 +98,7 @@ def test_pass_is_the_references(library, format, odd):
         assert (got.hidden - wanted).abs().max() <= ROUNDING[format] * wanted.abs().max()
         for text in (fast, slow):
             text.lengths = text.lengths + torch.tensor([nodes - 3, nodes - 5]).clamp(min=1)
-    for mine, other in ((fast.keys, slow.keys), (fast.values, slow.values)):
+    for mine, other in ((plain_keys(fast.keys), slow.keys), (fast.values, slow.values)):
         assert (mine - other).abs().max() <= ROUNDING[format] * other.abs().max()
 
 
@@ -155,13 +156,13 @@ def test_pass_without_logits_has_none_and_the_same_hidden_states(library):
 
 def test_what_the_pass_would_misread_is_refused(library):
     run = DecoderPass(decoder(library), library)
-    text = Text(run, slots=4)
-    with pytest.raises(UnsupportedError, match="5 slots are used of a cache that has 4"):
-        text(embedded(1, 5), chain(5))
+    text = Text(run, slots=16)
+    with pytest.raises(UnsupportedError, match="17 slots are used of a cache that has 16"):
+        text(embedded(1, 17), chain(17))
     with pytest.raises(UnsupportedError, match="inputs"):
         text(embedded(1, 2)[..., :-1], chain(2))
-    text.keys = text.keys.transpose(2, 3).contiguous().transpose(2, 3)
-    with pytest.raises(UnsupportedError, match="one layout"):
+    text.values = text.values.transpose(2, 3).contiguous().transpose(2, 3)
+    with pytest.raises(UnsupportedError, match="in one piece"):
         text(embedded(1, 2), chain(2))
     text.keys, text.values = text.keys[:1], text.values[:1]
     with pytest.raises(UnsupportedError, match="this decoder takes"):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+
+from .native.memory import streamed_zeros
 
 TRIES = 7
 
@@ -26,9 +29,9 @@ def median_seconds(call: Callable[[], object], tries: int = TRIES) -> float:
 def read_bandwidth(size: int, library: ctypes.CDLL, threads: int | None = None) -> float:
     """Return bytes a second of reading a buffer of `size` bytes again and again.
 
-    A buffer of the size of the weights: what fits into a cache is read faster, weights as well.
+    A buffer of the size of the weights, in pages as theirs: what fits into a cache is read faster.
     """
-    buffer = torch.ones(max(size // 4, 1))
+    buffer = streamed_zeros((max(size // 4, 1),), torch.float32).fill_(1)
     count = threads or torch.get_num_threads()
     seconds = median_seconds(lambda: library.ff_read(buffer.data_ptr(), buffer.numel(), count))
     return buffer.nbytes / seconds
@@ -38,3 +41,16 @@ def product_rate(dtype: torch.dtype, side: int = 1024) -> float:
     """Return floating-point operations a second of torch's product of two square matrices."""
     square = torch.ones(side, side, dtype=dtype)
     return 2 * side**3 / median_seconds(lambda: square @ square)
+
+
+def gpu_seconds(call: Callable[[], object]) -> float:
+    """Return the median time of a call on the GPU, nothing it reads being in its caches before."""
+    return (
+        float(importlib.import_module("triton.testing").do_bench(call, return_mode="median")) / 1e3
+    )
+
+
+def gpu_read_bandwidth(size: int, device: torch.device) -> float:
+    """Return bytes a second of summing a buffer of `size` bytes on the GPU."""
+    buffer = torch.ones(size // 4, device=device)
+    return buffer.nbytes / gpu_seconds(buffer.sum)

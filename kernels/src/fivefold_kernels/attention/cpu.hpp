@@ -1,8 +1,8 @@
 // Attention of tree nodes over a KV cache: each key and value is read once for all nodes and heads.
 //
 // The keys that a node sees, in the order of the text, are cut into segments of SEGMENT positions;
-// softmax runs within a segment, and segments are merged in order by their maxima and sums (log-sum-
-// exp). So a node's result depends on the keys it sees and their order alone: not on the nodes beside
+// softmax runs within a segment, and segments are merged by their maxima and sums (log-sum-exp): the
+// four of a run first, then the runs, each in order. So a node's result depends on the keys it sees and their order alone: not on the nodes beside
 // it, on where the tree lies in the cache, or on which thread had which segment. Whole segments of the
 // prefix are shared by all nodes of a row; what follows them (`tail`) differs by node and is gathered.
 //
@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "../native/simd.hpp"
@@ -17,75 +18,47 @@
 namespace ff {
 
 constexpr int SEGMENT = 128;
-constexpr int KEY_GROUPS = SEGMENT / VL;
-constexpr int QUERIES = VL == 16 ? 12 : VL == 8 ? 6 : 4;  // a block of scores
-constexpr int MIXED = VL == 16 ? 6 : 3;                   // queries a block of sums of values
-constexpr int FEW = VL == 16 ? 3 : 2;                     // and of what is left of them
+constexpr int KEY_BLOCK = 16;                             // keys that lie beside each other
+constexpr int PER_BLOCK = KEY_BLOCK / VL;                 // vectors of them
+constexpr int QUERIES = VL == 16 ? 12 : VL == 8 ? 6 : 4;  // most queries a block of scores
+constexpr int MIXED = VL == 16 ? 6 : 3;                   // most queries a block of sums of values
 
-// ------------------------------------------------------------------------------------- transposing
+// Where key `slot` of a KV head lies: keys are [slot / 16, dim, 16], so that the scores of 16 keys are
+// the lanes of a register without any transposing.
+FF_INLINE int64_t key_at(int64_t slot, int64_t dim) {
+  return slot / KEY_BLOCK * KEY_BLOCK * dim + slot % KEY_BLOCK;
+}
 
-template <int S>
-FF_INLINE void swap_blocks(vf (&r)[VL]) {
-  vi low, high;
-  for (int lane = 0; lane < VL; ++lane) {
-    low[lane] = (lane & S) ? VL + (lane ^ S) : lane;
-    high[lane] = (lane & S) ? VL + lane : (lane ^ S);
+// Functions of 1 to N rows, chosen by their number; any number of rows is split as evenly as N allows.
+template <template <int> class Of, int N>
+struct Table {
+  decltype(&Of<1>::run) of[N + 1] = {};
+  constexpr Table() { fill(std::make_integer_sequence<int, N>()); }
+  template <int... R>
+  constexpr void fill(std::integer_sequence<int, R...>) {
+    ((of[R + 1] = Of<R + 1>::run), ...);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < VL; ++i)
-    if (!(i & S)) {
-      const vf a = r[i], b = r[i + S];
-      r[i] = __builtin_shuffle(a, b, low);
-      r[i + S] = __builtin_shuffle(a, b, high);
-    }
-  if constexpr (S > 1) swap_blocks<S / 2>(r);
-}
-
-// One group of VL keys; those from `count` on are zero.
-template <bool WHOLE, class T>
-FF_INLINE void transpose_group(const T* keys, int64_t stride, int count, int64_t d, float* out) {
-  vf r[VL];
-#pragma GCC unroll 16
-  for (int i = 0; i < VL; ++i) r[i] = WHOLE || i < count ? load(keys + i * stride + d) : set1(0.0f);
-  swap_blocks<VL / 2>(r);
-#pragma GCC unroll 16
-  for (int i = 0; i < VL; ++i) store(out + (d + i) * VL, r[i]);
-}
-
-// keys [count, dim] `stride` numbers apart -> [group, dim, VL], zero beyond count. What is read next
-// is fetched meanwhile: the keys of the group after, and the values of this one.
-template <class T>
-void transpose_keys(const T* keys, const T* values, int64_t stride, int count, int64_t dim, float* out) {
-  constexpr int64_t LINE = 64 / sizeof(T);
-  for (int from = 0; from < count; from += VL, out += dim * VL) {
-    const T* mine = keys + from * stride;
-    const bool is_whole = count - from >= VL;
-    for (int i = 0; i < VL; ++i)
-      for (int64_t d = 0; d < dim; d += LINE) {
-        __builtin_prefetch(mine + (VL + i) * stride + d);
-        __builtin_prefetch(values + (from + i) * stride + d);
-      }
-    for (int64_t d = 0; d < dim; d += VL) {
-      if (is_whole)
-        transpose_group<true>(mine, stride, VL, d, out);
-      else
-        transpose_group<false>(mine, stride, count - from, d, out);
-    }
-  }
-}
+};
 
 // ------------------------------------------------------------------------------------------ scores
 
-// scores[q, key] of Q queries and G groups of keys; a score is summed over dim in its order.
-template <int Q, int G>
-FF_INLINE void score_block(const float* queries, const float* keys, int64_t dim, float* scores,
+// scores[q, key] of Q queries and G vectors of keys; a score is summed over dim in its order. Keys and
+// values of the next segment are fetched into the second cache while this one is computed.
+template <int Q, int G, class T>
+FF_INLINE void score_block(const float* queries, const T* keys, int first, int64_t dim, float* scores,
                            int64_t stride) {
+  const T* from[G];
+  for (int g = 0; g < G; ++g)
+    from[g] = keys + (first + g) / PER_BLOCK * KEY_BLOCK * dim + (first + g) % PER_BLOCK * VL;
   vf acc[Q][G];
   for (int q = 0; q < Q; ++q)
     for (int g = 0; g < G; ++g) acc[q][g] = set1(0.0f);
   for (int64_t d = 0; d < dim; ++d) {
     vf k[G];
-    for (int g = 0; g < G; ++g) k[g] = load(keys + (g * dim + d) * VL);
+    for (int g = 0; g < G; ++g) {
+      k[g] = load(from[g] + d * KEY_BLOCK);
+      __builtin_prefetch(from[g] + d * KEY_BLOCK + SEGMENT * dim, 0, 2);
+    }
 #pragma GCC unroll 12
     for (int q = 0; q < Q; ++q) {
       const vf s = set1(queries[q * dim + d]);
@@ -93,37 +66,33 @@ FF_INLINE void score_block(const float* queries, const float* keys, int64_t dim,
     }
   }
   for (int q = 0; q < Q; ++q)
-    for (int g = 0; g < G; ++g) store(scores + q * stride + g * VL, acc[q][g]);
+    for (int g = 0; g < G; ++g) store(scores + q * stride + (first + g) * VL, acc[q][g]);
 }
 
-template <int Q>
-void score_rows(const float* queries, const float* keys, int64_t dim, int groups, float* scores,
-                int64_t stride) {
-  int g = 0;
-  for (; g + 2 <= groups; g += 2)
-    score_block<Q, 2>(queries, keys + g * dim * VL, dim, scores + g * VL, stride);
-  if (g < groups) score_block<Q, 1>(queries, keys + g * dim * VL, dim, scores + g * VL, stride);
-}
-
-// Scores of any number of queries [queries, dim] over `count` transposed keys.
-inline void score(const float* queries, int64_t rows, const float* keys, int64_t dim, int count,
-                  float* scores, int64_t stride) {
-  const int groups = (count + VL - 1) / VL;
-  int64_t q = 0;
-  while (q < rows) {
-    const int64_t left = rows - q;
-    const float* from = queries + q * dim;
-    float* to = scores + q * stride;
-    if (left >= QUERIES) {
-      score_rows<QUERIES>(from, keys, dim, groups, to, stride);
-      q += QUERIES;
-    } else if (left >= 3) {
-      score_rows<3>(from, keys, dim, groups, to, stride);
-      q += 3;
-    } else {
-      score_rows<1>(from, keys, dim, groups, to, stride);
-      q += 1;
+template <class T>
+struct Scored {
+  template <int Q>
+  struct Of {
+    static void run(const float* queries, const T* keys, int64_t dim, int vectors, float* scores,
+                    int64_t stride) {
+      constexpr int G = Q <= QUERIES / 2 ? 4 : 2;
+      int g = 0;
+      for (; g + G <= vectors; g += G) score_block<Q, G>(queries, keys, g, dim, scores, stride);
+      for (; g < vectors; ++g) score_block<Q, 1>(queries, keys, g, dim, scores, stride);
     }
+  };
+  static constexpr Table<Of, QUERIES> table{};
+};
+
+// Scores of any number of queries [queries, dim] over the first `count` keys.
+template <class T>
+void score(const float* queries, int64_t rows, const T* keys, int64_t dim, int count, float* scores,
+           int64_t stride) {
+  const int vectors = (count + VL - 1) / VL;
+  const int64_t blocks = (rows + QUERIES - 1) / QUERIES;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t q = rows * b / blocks, n = rows * (b + 1) / blocks - q;
+    Scored<T>::table.of[n](queries + q * dim, keys, dim, vectors, scores + q * stride, stride);
   }
 }
 
@@ -159,7 +128,10 @@ FF_INLINE void mix_block(const float* weights, int64_t weight_stride, const T* v
   for (int j = 0; j < count; ++j) {
     const T* value = values + (GATHER ? slots[j] : j) * stride;
     vf v[N];
-    for (int n = 0; n < N; ++n) v[n] = load(value + n * VL);
+    for (int n = 0; n < N; ++n) {
+      v[n] = load(value + n * VL);
+      if constexpr (!GATHER) __builtin_prefetch(value + n * VL + SEGMENT * stride, 0, 2);
+    }
 #pragma GCC unroll 6
     for (int q = 0; q < Q; ++q) {
       const vf w = set1(weights[q * weight_stride + j]);
@@ -170,29 +142,31 @@ FF_INLINE void mix_block(const float* weights, int64_t weight_stride, const T* v
     for (int n = 0; n < N; ++n) store(out + q * dim + n * VL, acc[q][n]);
 }
 
-template <int Q, bool GATHER, class T>
-void mix_rows(const float* weights, int64_t weight_stride, const T* values, int64_t stride,
-              const int32_t* slots, int count, float* out, int64_t dim) {
-  int64_t d = 0;
-  for (; d + 4 * VL <= dim; d += 4 * VL)
-    mix_block<Q, 4, GATHER>(weights, weight_stride, values + d, stride, slots, count, out + d, dim);
-  for (; d + VL <= dim; d += VL)
-    mix_block<Q, 1, GATHER>(weights, weight_stride, values + d, stride, slots, count, out + d, dim);
-}
+template <bool GATHER, class T>
+struct Mixed {
+  template <int Q>
+  struct Of {
+    static void run(const float* weights, int64_t weight_stride, const T* values, int64_t stride,
+                    const int32_t* slots, int count, float* out, int64_t dim) {
+      int64_t d = 0;
+      for (; d + 4 * VL <= dim; d += 4 * VL)
+        mix_block<Q, 4, GATHER>(weights, weight_stride, values + d, stride, slots, count, out + d, dim);
+      for (; d + VL <= dim; d += VL)
+        mix_block<Q, 1, GATHER>(weights, weight_stride, values + d, stride, slots, count, out + d, dim);
+    }
+  };
+  static constexpr Table<Of, MIXED> table{};
+};
 
 template <bool GATHER, class T>
 void mix(const float* weights, int64_t weight_stride, int64_t rows, const T* values, int64_t stride,
          const int32_t* slots, int count, float* out, int64_t dim) {
-  int64_t q = 0;
-  for (; q + MIXED <= rows; q += MIXED)
-    mix_rows<MIXED, GATHER>(weights + q * weight_stride, weight_stride, values, stride, slots, count,
-                            out + q * dim, dim);
-  for (; q + FEW <= rows; q += FEW)
-    mix_rows<FEW, GATHER>(weights + q * weight_stride, weight_stride, values, stride, slots, count,
-                          out + q * dim, dim);
-  for (; q < rows; ++q)
-    mix_rows<1, GATHER>(weights + q * weight_stride, weight_stride, values, stride, slots, count,
-                        out + q * dim, dim);
+  const int64_t blocks = (rows + MIXED - 1) / MIXED;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t q = rows * b / blocks, n = rows * (b + 1) / blocks - q;
+    Mixed<GATHER, T>::table.of[n](weights + q * weight_stride, weight_stride, values, stride, slots,
+                                  count, out + q * dim, dim);
+  }
 }
 
 // ----------------------------------------------------------------------------------------- merging
@@ -225,9 +199,9 @@ FF_INLINE void merge(const Partial& into, int64_t q, float top, float total, con
 // ---------------------------------------------------------------------------------------- segments
 
 // Queries over one segment whose keys lie in a row of slots; `seen[q]` of them are visible to q.
-// `keys` are transposed already. Leaves a partial for each query, total 0 where nothing is seen.
+// Leaves a partial for each query, total 0 where nothing is seen.
 template <class T>
-void segment(const float* queries, int64_t rows, const float* keys, const T* values, int64_t stride,
+void segment(const float* queries, int64_t rows, const T* keys, const T* values, int64_t stride,
              int count, const int32_t* seen, int64_t dim, float* scores, const Partial& out) {
   for (int64_t q = 0; q < rows; q += QUERIES) {
     const int64_t n = std::min<int64_t>(QUERIES, rows - q);

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..native.abi import Nodes
+from .layout import KEY_BLOCK
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def tree_attention(
     query: Float[Tensor, "batch node head dim"],
-    key: Float[Tensor, "batch kv_head slot dim"],
+    key: Float[Tensor, "batch kv_head block dim 16"],
     value: Float[Tensor, "batch kv_head slot dim"],
     lengths: Int[Tensor, " batch"],
     visible: Bool[Tensor, "batch node pending"],
@@ -26,6 +27,8 @@ def tree_attention(
     threads: int | None = None,
 ) -> Float[Tensor, "batch node head dim"]:
     """Attend each tree node to its row's prefix and to its own ancestors (see the reference).
+
+    Keys lie in blocks of 16 slots, as `layout.block_keys` brings them.
 
     Bytes: keys and values once for all nodes and heads that share them.
 
@@ -38,8 +41,8 @@ def tree_attention(
     if heads % key.shape[1] or key.shape[0] != batch:
         raise UnsupportedError(f"{heads} heads over {key.shape[1]} KV heads, batch {batch}")
     slots = int(lengths.max()) + visible.shape[2]
-    if slots > key.shape[2] or int(lengths.min()) < 0:
-        raise UnsupportedError(f"{slots} slots are read of a cache that has {key.shape[2]}")
+    if slots > value.shape[2] or int(lengths.min()) < 0:
+        raise UnsupportedError(f"{slots} slots are read of a cache that has {value.shape[2]}")
     if visible.shape[:2] != (batch, nodes) or visible.dtype != torch.bool:
         raise UnsupportedError("visible is bool [batch, node, pending]")
     scaled = (query.float() * scale).contiguous()
@@ -47,7 +50,7 @@ def tree_attention(
     out = torch.empty(batch, nodes, heads, dim)
     about = Nodes(
         batch, nodes, visible.shape[2], heads, key.shape[1], dim,
-        counts.data_ptr(), seen.data_ptr(), *key.stride()[:3], key.dtype is torch.bfloat16,
+        counts.data_ptr(), seen.data_ptr(), *value.stride()[:2], key.dtype is torch.bfloat16,
     )  # fmt: skip
     status = library.ff_attention(
         ctypes.byref(about),
@@ -73,9 +76,39 @@ def check_cache(key: Tensor, value: Tensor, dim: int, library: ctypes.CDLL) -> N
             f"keys {key.dtype}, values {value.dtype} on {key.device}; the kernel takes float32 or "
             "bfloat16 on the CPU"
         )
-    if key.shape != value.shape or key.stride() != value.stride() or key.stride(3) != 1:
-        raise UnsupportedError("keys and values must have one shape and one layout, dim innermost")
-    if key.shape[3] != dim or dim % library.ff_lanes():
+    batch, heads, slots, size = value.shape
+    if key.shape != (batch, heads, slots // KEY_BLOCK, size, KEY_BLOCK) or slots % KEY_BLOCK:
+        raise UnsupportedError(
+            f"keys {tuple(key.shape)} beside values {tuple(value.shape)}; the kernel takes keys as "
+            "block_keys lays them out, over whole blocks of 16 slots"
+        )
+    inner = (size * KEY_BLOCK, KEY_BLOCK, 1)
+    if key.stride() != (*value.stride()[:2], *inner) or value.stride()[2:] != (size, 1):
+        raise UnsupportedError("keys and values of a head must lie in one piece")
+    if size != dim or dim % library.ff_lanes():
         raise UnsupportedError(
             f"head size {dim}; this build takes multiples of {library.ff_lanes()}"
         )
+
+
+def move_slots(
+    data: Float[Tensor, "plane batch kv_head *slots"],
+    source: Int[Tensor, "batch count"],
+    target: Int[Tensor, "batch count"],
+    library: ctypes.CDLL,
+) -> None:
+    """Copy slots of each row in all planes, in place.
+
+    Args:
+        data: contiguous keys, [.., block, dim, 16], or values, [.., slot, dim].
+        source: ascending in each row.
+        target: ascending, none after its source.
+        library: a build of the kernels.
+    """
+    planes, batch, heads, _, dim = data.shape[:5]
+    slots = data[0, 0, 0].numel() // dim
+    old, new = source.long().contiguous(), target.long().contiguous()
+    library.ff_move_slots(
+        data.data_ptr(), data.ndim == 6, data.element_size(), planes, batch, heads, slots, dim,
+        old.data_ptr(), new.data_ptr(), old.shape[1],
+    )  # fmt: skip

@@ -46,16 +46,34 @@ struct Call {
   const float* sine;
   const int64_t* lengths;         // [batch] committed slots
   const uint8_t* visible;         // [batch, nodes, pending] of pending nodes: ancestors and itself
-  void* keys;                     // [layer, batch, kv_head, slot, dim]
-  void* values;
-  int64_t layer_stride, batch_stride, head_stride, slot_stride;  // in numbers
-  int32_t is_bf16;                                 // keys and values
-  float* hidden;                                   // [batch, nodes, hidden] after the final norm
-  float* logits;                                   // [batch, nodes, vocab] or null
-  double* seconds;                                 // [STAGES] or null: where the time goes
+  void* keys;                     // [layer, batch, kv_head, slot / 16, dim, 16]
+  void* values;                   // [layer, batch, kv_head, slot, dim]
+  int64_t layer_stride, batch_stride, head_stride;  // of both, in numbers
+  int32_t is_bf16;                // keys and values
+  float* hidden;                  // [batch, nodes, hidden] after the final norm
+  float* logits;                  // [batch, nodes, vocab] or null
+  double* seconds;                // [STAGES] or null: where the time goes
 };
 
 enum Stage { NORM, PROJECT, ROTATE, ATTEND, MERGE, OUTPUT, GATE, DOWN, HEAD, STAGES };
+
+// Inputs of a product in its format, for all rows.
+struct Converted {
+  uint8_t* numbers;
+  float *scales, *shifts;
+  int32_t* offsets;
+
+  void make_room(int64_t rows, int64_t width) {
+    const int64_t wide = padded(width, 64), groups = rows * (wide / GROUP);
+    numbers = numbers_.of<uint8_t>(rows * wide * 2);
+    scales = scales_.of<float>(2 * groups);
+    shifts = scales + groups;
+    offsets = offsets_.of<int32_t>(groups);
+  }
+
+ private:
+  Scratch numbers_, scales_, offsets_;
+};
 
 class Pass {
  public:
@@ -66,7 +84,6 @@ class Pass {
     rows = call.batch * call.nodes;
     q_size = model.heads * model.dim;
     kv_size = model.kv_heads * model.dim;
-    const int64_t widest = std::max({model.hidden, q_size, model.ffn});
     x = x_.of<float>(rows * model.hidden);
     normed = normed_.of<float>(rows * model.hidden);
     q = q_.of<float>(rows * q_size);
@@ -74,13 +91,10 @@ class Pass {
     v = v_.of<float>(rows * kv_size);
     mixed = mixed_.of<float>(rows * q_size);
     act = act_.of<float>(rows * model.ffn);
-    const int64_t wide = padded(widest, 64);
-    converted = converted_.of<uint8_t>(rows * wide * 2);
-    scales = scales_.of<float>(rows * (wide / GROUP));
-    sums = sums_.of<int32_t>(rows * (wide / GROUP));
+    of_hidden.make_room(rows, std::max(model.hidden, q_size));
+    of_ffn.make_room(rows, model.ffn);
     attention.prepare({call.batch, call.nodes, call.pending, model.heads, model.kv_heads, model.dim,
-                       call.lengths, call.visible, call.batch_stride, call.head_stride,
-                       call.slot_stride, call.is_bf16},
+                       call.lengths, call.visible, call.batch_stride, call.head_stride, call.is_bf16},
                       model.layers);
     per_thread = padded(std::max(rows * 2 * DENSE_TILE, attention.scratch()), 64);
     thread_scratch = thread_.of<float>(per_thread * threads);
@@ -92,11 +106,10 @@ class Pass {
   const Decoder* m;
   const Call* c;
   int64_t rows, q_size, kv_size, per_thread;
-  float *x, *normed, *q, *k, *v, *mixed, *act, *thread_scratch, *scales;
-  int32_t* sums;
-  uint8_t* converted;
+  float *x, *normed, *q, *k, *v, *mixed, *act, *thread_scratch;
+  Converted of_hidden, of_ffn;
   TreeAttention attention;
-  Scratch x_, normed_, q_, k_, v_, mixed_, act_, converted_, scales_, sums_, thread_;
+  Scratch x_, normed_, q_, k_, v_, mixed_, act_, thread_;
 
   // ------------------------------------------------------------------------------------- stages
 
@@ -110,7 +123,7 @@ class Pass {
       norm_rows(mine, layer.input_norm, *layer.query);
       clock.end(team, NORM);
       project(team, t, {{layer.query, q, false}, {layer.key, k, false}, {layer.value, v, false}},
-              source(*layer.query, normed, m->hidden));
+              source(*layer.query, normed, m->hidden, of_hidden));
       clock.end(team, PROJECT);
       rotate_rows(mine, layer, i);
       clock.end(team, ROTATE);
@@ -119,17 +132,13 @@ class Pass {
       for (int64_t r = mine.begin; r < mine.end; ++r) attention.merge_row(r, mixed);
       convert_rows(mine, *layer.output, mixed, q_size);
       clock.end(team, MERGE);
-      project(team, t, {{layer.output, x, true}}, source(*layer.output, mixed, q_size));
+      project(team, t, {{layer.output, x, true}}, source(*layer.output, mixed, q_size, of_hidden));
       clock.end(team, OUTPUT);
       norm_rows(mine, layer.post_norm, *layer.gate);
       clock.end(team, NORM);
-      gate_up(team, t, layer, source(*layer.gate, normed, m->hidden));
+      gate_up(team, t, layer, source(*layer.gate, normed, m->hidden, of_hidden));
       clock.end(team, GATE);
-      if (layer.down->format != F32) {
-        convert_rows(mine, *layer.down, act, m->ffn);
-        clock.end(team, NORM);
-      }
-      project(team, t, {{layer.down, x, true}}, source(*layer.down, act, m->ffn));
+      project(team, t, {{layer.down, x, true}}, source(*layer.down, act, m->ffn, of_ffn));
       clock.end(team, DOWN);
     }
     for (int64_t r = mine.begin; r < mine.end; ++r)
@@ -137,18 +146,19 @@ class Pass {
     if (c->logits == nullptr || m->head == nullptr) return;
     convert_rows(mine, *m->head, c->hidden, m->hidden);
     clock.end(team, NORM);
-    project(team, t, {{m->head, c->logits, false}}, source(*m->head, c->hidden, m->hidden));
+    project(team, t, {{m->head, c->logits, false}}, source(*m->head, c->hidden, m->hidden, of_hidden));
     clock.end(team, HEAD);
   }
 
   // The rows of a matrix's input, in its format; converted ones are shared by all threads.
-  Rows source(const Matrix& w, const float* from, int64_t width) const {
+  static Rows source(const Matrix& w, const float* from, int64_t width, const Converted& converted) {
     Rows rows_;
     rows_.f32 = from;
-    rows_.bf16 = reinterpret_cast<uint16_t*>(converted);
-    rows_.i8 = reinterpret_cast<int8_t*>(converted);
-    rows_.scale = scales;
-    rows_.sum = sums;
+    rows_.bf16 = reinterpret_cast<uint16_t*>(converted.numbers);
+    rows_.i8 = reinterpret_cast<int8_t*>(converted.numbers);
+    rows_.scale = converted.scales;
+    rows_.shift = converted.shifts;
+    rows_.offset = converted.offsets;
     rows_.stride = w.format == F32 ? width : padded(padded_inputs(w.format, width), 4);
     rows_.groups = w.format >= I8 ? padded_inputs(w.format, width) / GROUP : 1;
     return rows_;
@@ -156,9 +166,9 @@ class Pass {
 
   void convert_rows(const Span& mine, const Matrix& w, const float* from, int64_t width) const {
     if (w.format == F32) return;
-    const Rows to = source(w, from, width);
+    const Rows to = source(w, from, width, of_hidden);
     for (int64_t r = mine.begin; r < mine.end; ++r)
-      prepare_row(w.format, from + r * width, width, to, r);
+      convert(w.format, from + r * width, 0, width, to, r);
   }
 
   void norm_rows(const Span& mine, const float* weight, const Matrix& w) const {
@@ -205,23 +215,33 @@ class Pass {
     }
   }
 
+  // Each thread takes whole groups of the next product's inputs, and brings them into its format.
   void gate_up(Team& team, int t, const Layer& layer, const Rows& from) {
-    const Span mine(tiles_of(*layer.gate), t, team.size());
     const int width = tile_of(layer.gate->format);
+    const Span mine((m->ffn + GROUP - 1) / GROUP, t, team.size());
+    const Rows next = source(*layer.down, act, m->ffn, of_ffn);
+    for (int64_t begin = mine.begin * GROUP; begin < std::min(mine.end * GROUP, m->ffn); begin += GROUP) {
+      const int64_t end = std::min<int64_t>(begin + GROUP, m->ffn);
+      for (int64_t tile = begin / width; tile * width < end; ++tile)
+        gate_up_tile(t, layer, from, tile, width);
+      for (int64_t r = 0; r < rows; ++r)
+        convert(layer.down->format, act + r * m->ffn, begin, end, next, r);
+    }
+  }
+
+  void gate_up_tile(int t, const Layer& layer, const Rows& from, int64_t tile, int width) {
     float* gate = thread_scratch + per_thread * t;
     float* up = gate + rows * DENSE_TILE;
-    for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
-      tile_product(*layer.gate, tile, from, rows, gate);
-      tile_product(*layer.up, tile, from, rows, up);
-      const int64_t at = tile * width, n = std::min<int64_t>(width, m->ffn - at);
-      for (int64_t r = 0; r < rows; ++r) {
-        float *g = gate + r * width, *u = up + r * width;
-        if (layer.gate->bias)
-          for (int64_t i = 0; i < n; ++i) g[i] += layer.gate->bias[at + i];
-        if (layer.up->bias)
-          for (int64_t i = 0; i < n; ++i) u[i] += layer.up->bias[at + i];
-        silu_mul(g, u, n, act + r * m->ffn + at);
-      }
+    tile_product(*layer.gate, tile, from, rows, gate);
+    tile_product(*layer.up, tile, from, rows, up);
+    const int64_t at = tile * width, n = std::min<int64_t>(width, m->ffn - at);
+    for (int64_t r = 0; r < rows; ++r) {
+      float *g = gate + r * width, *u = up + r * width;
+      if (layer.gate->bias)
+        for (int64_t i = 0; i < n; ++i) g[i] += layer.gate->bias[at + i];
+      if (layer.up->bias)
+        for (int64_t i = 0; i < n; ++i) u[i] += layer.up->bias[at + i];
+      silu_mul(g, u, n, act + r * m->ffn + at);
     }
   }
 
@@ -241,9 +261,9 @@ class Pass {
         float* key = k + r * kv_size + h * dim;
         if (layer.key_norm) rms_norm(key, layer.key_norm, dim, m->eps, key);
         rotate(key, cosine, sine, dim);
-        const int64_t at = b * c->batch_stride + h * c->head_stride + slot * c->slot_stride;
-        write(cache(c->keys, i), at, key);
-        write(cache(c->values, i), at, v + r * kv_size + h * dim);
+        const int64_t at = b * c->batch_stride + h * c->head_stride;
+        write<KEY_BLOCK>(cache(c->keys, i), at + key_at(slot, dim), key);
+        write<1>(cache(c->values, i), at + slot * dim, v + r * kv_size + h * dim);
       }
     }
   }
@@ -252,12 +272,14 @@ class Pass {
     return static_cast<uint8_t*>(of) + i * c->layer_stride * (c->is_bf16 ? 2 : 4);
   }
 
+  template <int STRIDE>
   void write(void* cache, int64_t at, const float* from) const {
     if (c->is_bf16) {
       uint16_t* to = static_cast<uint16_t*>(cache) + at;
-      for (int64_t d = 0; d < m->dim; ++d) to[d] = to_bf16(from[d]);
+      for (int64_t d = 0; d < m->dim; ++d) to[d * STRIDE] = to_bf16(from[d]);
     } else {
-      std::memcpy(static_cast<float*>(cache) + at, from, sizeof(float) * m->dim);
+      float* to = static_cast<float*>(cache) + at;
+      for (int64_t d = 0; d < m->dim; ++d) to[d * STRIDE] = from[d];
     }
   }
 

@@ -86,7 +86,7 @@ class DecoderPass:
         sine: Float[Tensor, "batch node half"],
         lengths: Int[Tensor, " batch"],
         visible: Bool[Tensor, "batch node pending"],
-        keys: Float[Tensor, "layer batch kv_head slot dim"],
+        keys: Float[Tensor, "layer batch kv_head block dim 16"],
         values: Float[Tensor, "layer batch kv_head slot dim"],
         *,
         want_logits: bool = True,
@@ -101,8 +101,9 @@ class DecoderPass:
             sine: likewise.
             lengths: committed slots of each row.
             visible: among all pending nodes, the new ones last: ancestors and itself.
-            keys: pending node j of row b has slot lengths[b] + j.
-            values: likewise.
+            keys: pending node j of row b has slot lengths[b] + j; in blocks of 16 slots, as
+                `attention.layout.block_keys` brings them.
+            values: likewise, in plain order.
             want_logits: run the output layer, if there is one.
             threads: None takes torch's number.
             seconds: a list to which the time of each of `STAGES` is added.
@@ -123,7 +124,7 @@ class DecoderPass:
         call = abi.Call(
             batch, nodes, seen.shape[2],
             given.data_ptr(), cos.data_ptr(), sin.data_ptr(), counts.data_ptr(), seen.data_ptr(),
-            keys.data_ptr(), values.data_ptr(), *keys.stride()[:4], keys.dtype is torch.bfloat16,
+            keys.data_ptr(), values.data_ptr(), *values.stride()[:3], keys.dtype is torch.bfloat16,
             hidden.data_ptr(), None if logits is None else logits.data_ptr(),
             None if seconds is None else ctypes.addressof(spent),
         )  # fmt: skip
@@ -158,10 +159,12 @@ class DecoderPass:
             raise UnsupportedError(f"angles {tuple(cosine.shape)}, expected {half}")
         if visible.dtype != torch.bool or visible.shape[:2] != (batch, nodes):
             raise UnsupportedError("visible is bool [batch, node, pending]")
-        shape = (len(w.layers), batch, w.kv_heads, keys.shape[3], w.dim)
-        if keys.shape != shape or values.shape != shape:
-            raise UnsupportedError(f"keys {tuple(keys.shape)}; this decoder takes {shape}")
+        shape = (len(w.layers), batch, w.kv_heads, values.shape[3], w.dim)
+        if values.shape != shape or keys.shape[0] != shape[0]:
+            raise UnsupportedError(f"values {tuple(values.shape)}; this decoder takes {shape}")
         check_cache(keys[0], values[0], w.dim, self.library)
+        if keys.stride(0) != values.stride(0):
+            raise UnsupportedError("keys and values must have one layout over the layers")
         slots = int(lengths.max()) + visible.shape[2]
         if slots > shape[3] or int(lengths.min()) < 0 or lengths.shape != (batch,):
             raise UnsupportedError(f"{slots} slots are used of a cache that has {shape[3]}")

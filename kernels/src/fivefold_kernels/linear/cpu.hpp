@@ -65,7 +65,8 @@ struct Rows {
   uint16_t* bf16 = nullptr;    // BF16
   int8_t* i8 = nullptr;        // I8, Q4, Q8: x = scale * i8
   float* scale = nullptr;      // [row, group]
-  int32_t* sum = nullptr;      // of i8, likewise
+  float* shift = nullptr;      // Q4: scale times the sum of the group, which the minimum multiplies
+  int32_t* offset = nullptr;   // I8, Q8: what takes the 128 of the weights back
   int64_t stride = 0;          // numbers from one row to the next
   int64_t groups = 1;
 };
@@ -82,43 +83,61 @@ FF_INLINE float largest(const float* x, int64_t n) {
   return best;
 }
 
-// Round n numbers to signed bytes of one scale; the rest up to `to` is 0.
-FF_INLINE void to_bytes(const float* x, int64_t n, int64_t to, int8_t* q, float* scale, int32_t* sum) {
-  const float step = largest(x, n) / 127.0f;
-  const float inverse = step > 0.0f ? 1.0f / step : 0.0f;
-  int32_t total = 0;
-  for (int64_t i = 0; i < n; ++i) {
+// Round n numbers to signed bytes of one scale; the rest up to GROUP is 0. Returns the bytes' sum.
+FF_INLINE int32_t to_bytes(const float* x, int64_t n, int8_t* q, float* scale) {
+  float padding[VL] = {};
+  const int64_t whole = n / VL * VL;
+  if (whole < n) std::memcpy(padding, x + whole, sizeof(float) * (n - whole));
+  const float step = std::max(largest(x, whole), largest(padding, VL)) / 127.0f;
+  const vf inverse = set1(step > 0.0f ? 1.0f / step : 0.0f), magic = set1(12582912.0f);
+  vi total = set1_bits(0);
+  for (int64_t i = 0; i < GROUP; i += VL) {
+    const vf v = i < whole ? load(x + i) : i < n ? load(padding) : set1(0.0f);
     // Adding and taking 1.5 * 2^23 rounds to nearest, ties to even.
-    const float whole = (x[i] * inverse + 12582912.0f) - 12582912.0f;
-    const int32_t value = static_cast<int32_t>(whole);
-    q[i] = static_cast<int8_t>(value);
+    const vi value = __builtin_convertvector((v * inverse + magic) - magic, vi);
+    const vb bytes = __builtin_convertvector(value, vb);
+    std::memcpy(q + i, &bytes, VL);
     total += value;
   }
-  for (int64_t i = n; i < to; ++i) q[i] = 0;
   *scale = step;
-  *sum = total;
+  return sum(total);
 }
 
-FF_INLINE void prepare_row(int32_t format, const float* x, int64_t in, const Rows& rows, int64_t r) {
-  const int64_t to = padded_inputs(format, in);
+// Inputs `begin` to `end` of a row, whole groups of it: x is the whole row.
+FF_INLINE void convert(int32_t format, const float* x, int64_t begin, int64_t end, const Rows& rows,
+                       int64_t r) {
   if (format == BF16) {
     uint16_t* y = rows.bf16 + r * rows.stride;
-    for (int64_t i = 0; i < in; ++i) y[i] = to_bf16(x[i]);
-    for (int64_t i = in; i < to; ++i) y[i] = 0;
+    for (int64_t i = begin; i < end; ++i) y[i] = to_bf16(x[i]);
+    for (int64_t i = end; i < padded(end, 2); ++i) y[i] = 0;
   } else if (format >= I8) {
-    for (int64_t g = 0; g < rows.groups; ++g) {
-      const int64_t at = g * GROUP, n = std::min<int64_t>(GROUP, in - at);
-      to_bytes(x + at, n, GROUP, rows.i8 + r * rows.stride + at, rows.scale + r * rows.groups + g,
-               rows.sum + r * rows.groups + g);
+    for (int64_t from = begin; from < end; from += GROUP) {
+      const int64_t n = std::min<int64_t>(GROUP, end - from), at = r * rows.groups + from / GROUP;
+      const int32_t sum = to_bytes(x + from, n, rows.i8 + r * rows.stride + from, rows.scale + at);
+      rows.offset[at] = -128 * sum;
+      rows.shift[at] = rows.scale[at] * static_cast<float>(sum);
     }
   }
 }
 
 // ---------------------------------------------------------------------------------------- blocks
 // Each adds R rows of one tile into y [R, DENSE_TILE or GROUPED_TILE], from input `from` to `to`.
+// What lies `ahead` bytes of the bytes at work is fetched meanwhile. Tiles follow each other in memory,
+// so that the stream goes on over their ends, and while the last rows of a tile are computed.
+
+constexpr int64_t AHEAD = 2048;  // bytes: near enough for the first cache; the second takes the rest
+
+FF_INLINE void fetch(const void* p, int64_t ahead) {
+  const uint8_t* next = static_cast<const uint8_t*>(p) + ahead;
+  if (ahead == AHEAD)
+    __builtin_prefetch(next, 0, 3);
+  else
+    __builtin_prefetch(next, 0, 2);
+}
 
 template <int R>
-void f32_block(const float* w, const float* x, int64_t ldx, int64_t from, int64_t to, float* y) {
+void f32_block(const float* w, const float* x, int64_t ldx, int64_t from, int64_t to,
+               int64_t ahead, float* y) {
   vf acc[R][2];
   for (int r = 0; r < R; ++r) {
     acc[r][0] = load(y + r * DENSE_TILE);
@@ -126,6 +145,8 @@ void f32_block(const float* w, const float* x, int64_t ldx, int64_t from, int64_
   }
   for (int64_t k = from; k < to; ++k) {
     const vf a = load(w + k * DENSE_TILE), b = load(w + k * DENSE_TILE + VL);
+    fetch(w + k * DENSE_TILE, ahead);
+    fetch(w + k * DENSE_TILE + VL, ahead);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const vf s = set1(x[r * ldx + k]);
@@ -146,7 +167,8 @@ FF_INLINE int32_t word(const void* p) {
 }
 
 template <int R>
-void bf16_block(const uint16_t* w, const uint16_t* x, int64_t ldx, int64_t from, int64_t to, float* y) {
+void bf16_block(const uint16_t* w, const uint16_t* x, int64_t ldx, int64_t from, int64_t to,
+               int64_t ahead, float* y) {
   vf acc[R][2];
   for (int r = 0; r < R; ++r) {
     acc[r][0] = load(y + r * DENSE_TILE);
@@ -154,6 +176,8 @@ void bf16_block(const uint16_t* w, const uint16_t* x, int64_t ldx, int64_t from,
   }
   for (int64_t k = from; k < to; k += 2) {
     const vi a = load_bits(w + k * DENSE_TILE), b = load_bits(w + k * DENSE_TILE + 2 * VL);
+    fetch(w + k * DENSE_TILE, ahead);
+    fetch(w + k * DENSE_TILE + 2 * VL, ahead);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const vi s = set1_bits(word(x + r * ldx + k));
@@ -172,7 +196,8 @@ void bf16_block(const uint16_t* w, const uint16_t* x, int64_t ldx, int64_t from,
 // and 8j+4..8j+7 in the high halves of its bytes; I8 and Q8 store w + 128, so that they may be the
 // unsigned side of the product. The scales of I8 are the outputs' own and come at the end.
 template <int R, int32_t FORMAT>
-void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* scales, float* y) {
+void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* scales, int64_t ahead,
+                   float* y) {
   constexpr int LOADS = FORMAT == Q4 ? 4 : 8;
   constexpr int HEAD = FORMAT == Q4 ? 4 * VL : FORMAT == Q8 ? 2 * VL : 0;
   const vi nibble = set1_bits(0x0f0f0f0f);
@@ -183,10 +208,11 @@ void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* sc
     const int64_t at = row * x.groups + g;
     vi dot[R];
     for (int r = 0; r < R; ++r)
-      dot[r] = set1_bits(FORMAT == Q4 ? 0 : -128 * x.sum[at + r * x.groups]);
+      dot[r] = set1_bits(FORMAT == Q4 ? 0 : x.offset[at + r * x.groups]);
 #pragma GCC unroll 8
     for (int j = 0; j < LOADS; ++j) {
       const vi v = load_bits(w + HEAD + j * 4 * VL);
+      fetch(w + HEAD + j * 4 * VL, ahead);
       if constexpr (FORMAT == Q4) {
         const vi low = v & nibble, high = (v >> 4) & nibble;
 #pragma GCC unroll 12
@@ -202,14 +228,12 @@ void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* sc
     }
     const uint16_t* head = reinterpret_cast<const uint16_t*>(w);
     const vf d = FORMAT == I8 ? set1(1.0f) : load_half(head);
+    const vf m = FORMAT == Q4 ? load_half(head + VL) : d;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const float step = x.scale[at + r * x.groups];
       acc[r] = fma(to_float(dot[r]), FORMAT == I8 ? set1(step) : d * set1(step), acc[r]);
-      if constexpr (FORMAT == Q4) {
-        const vf m = load_half(head + VL);
-        acc[r] = fma(m, set1(step * static_cast<float>(x.sum[at + r * x.groups])), acc[r]);
-      }
+      if constexpr (FORMAT == Q4) acc[r] = fma(m, set1(x.shift[at + r * x.groups]), acc[r]);
     }
   }
   for (int r = 0; r < R; ++r)
@@ -219,22 +243,24 @@ void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* sc
 // ----------------------------------------------------------------------------------------- tiles
 
 template <int R>
-void block(const Matrix& w, int64_t tile, const Rows& x, int64_t row, int64_t from, int64_t to, float* y) {
+void block(const Matrix& w, int64_t tile, const Rows& x, int64_t row, int64_t from, int64_t to,
+               int64_t ahead, float* y) {
   const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w.format, w.in);
   switch (w.format) {
     case F32:
       return f32_block<R>(reinterpret_cast<const float*>(data), x.f32 + row * x.stride, x.stride, from,
-                          to, y);
+                          to, ahead, y);
     case BF16:
       return bf16_block<R>(reinterpret_cast<const uint16_t*>(data), x.bf16 + row * x.stride, x.stride,
-                           from, to, y);
-    case I8: return grouped_block<R, I8>(data, x, row, w.scales + tile * GROUPED_TILE, y);
-    case Q4: return grouped_block<R, Q4>(data, x, row, nullptr, y);
-    default: return grouped_block<R, Q8>(data, x, row, nullptr, y);
+                           from, to, ahead, y);
+    case I8: return grouped_block<R, I8>(data, x, row, w.scales + tile * GROUPED_TILE, ahead, y);
+    case Q4: return grouped_block<R, Q4>(data, x, row, nullptr, ahead, y);
+    default: return grouped_block<R, Q8>(data, x, row, nullptr, ahead, y);
   }
 }
 
-using Block = void (*)(const Matrix&, int64_t, const Rows&, int64_t, int64_t, int64_t, float*);
+using Block = void (*)(const Matrix&, int64_t, const Rows&, int64_t, int64_t, int64_t, int64_t,
+                       float*);
 
 template <int... R>
 constexpr void fill(Block* blocks, std::integer_sequence<int, R...>) {
@@ -262,7 +288,9 @@ inline void tile_product(const Matrix& w, int64_t tile, const Rows& x, int64_t r
     const int64_t to = std::min(from + chunk, inputs);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t row = rows * b / blocks, count = rows * (b + 1) / blocks - row;
-      BLOCKS.of[count](w, tile, x, row, from, to, y + row * width);
+      // The first rows bring what they work on, the last ones of several what comes next.
+      const int64_t ahead = blocks > 1 && b == blocks - 1 ? (to - from) * bytes / inputs : AHEAD;
+      BLOCKS.of[count](w, tile, x, row, from, to, ahead, y + row * width);
     }
   }
 }

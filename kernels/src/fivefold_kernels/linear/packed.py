@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..native import abi
+from ..native.memory import streamed_bytes
 from .reference import GROUP, Format
-
-ALIGNMENT = 64  # bytes: a cache line, and the widest register
 
 
 class Blocks:
@@ -104,7 +103,7 @@ class PackedMatrix:
         library: ctypes.CDLL,
         bias: Tensor | None,
     ) -> PackedMatrix:
-        data = aligned(library.ff_packed_bytes(format, out_features, in_features))
+        data = streamed_bytes(library.ff_packed_bytes(format, out_features, in_features))
         scales = torch.zeros(out_features + library.ff_tile(format))
         library.ff_pack(
             format,
@@ -185,10 +184,3 @@ class PackedMatrix:
         if status:
             raise MemoryError("no memory for a product")
         return out
-
-
-def aligned(size: int) -> UInt8[Tensor, " byte"]:
-    """Return zeroed memory that begins at a cache line."""
-    memory = torch.zeros(size + ALIGNMENT, dtype=torch.uint8)
-    start = -memory.data_ptr() % ALIGNMENT
-    return memory[start : start + size]

@@ -34,7 +34,6 @@ class Nodes(ctypes.Structure):
         ("visible", c_void_p),
         ("batch_stride", c_int64),
         ("head_stride", c_int64),
-        ("slot_stride", c_int64),
         ("is_bf16", c_int32),
     ]
 
@@ -92,7 +91,6 @@ class Call(ctypes.Structure):
         ("layer_stride", c_int64),
         ("batch_stride", c_int64),
         ("head_stride", c_int64),
-        ("slot_stride", c_int64),
         ("is_bf16", c_int32),
         ("hidden", c_void_p),
         ("logits", c_void_p),
@@ -111,6 +109,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "ff_unpack": (None, [matrix, ptr, i64, ptr]),
         "ff_linear": (i32, [matrix, ptr, i64, ptr, i32]),
         "ff_attention": (i32, [POINTER(Nodes), ptr, ptr, ptr, ptr, i32]),
+        "ff_move_slots": (None, [ptr, i32, i32, i64, i64, i64, i64, i64, ptr, ptr, i64]),
         "ff_rms_norm": (None, [ptr, ptr, i64, i64, c_float, ptr]),
         "ff_rotate": (None, [ptr, ptr, ptr, i64, i64, i64]),
         "ff_silu_mul": (None, [ptr, ptr, i64, ptr]),

@@ -25,7 +25,7 @@ struct Product {
     if (w->format != F32) {
       const Span mine(rows, t, team.size());
       for (int64_t r = mine.begin; r < mine.end; ++r)
-        prepare_row(w->format, x + r * w->in, w->in, from, r);
+        convert(w->format, x + r * w->in, 0, w->in, from, r);
       team.barrier();
     }
     const Span mine(tiles_of(*w), t, team.size());
@@ -104,7 +104,7 @@ FF_EXPORT void ff_unpack(const Matrix* w, const int64_t* rows, int64_t count, fl
 FF_EXPORT int32_t ff_linear(const Matrix* w, const float* x, int64_t rows, float* y, int32_t threads) {
   try {
     // Kept between calls, so that no call has to fetch fresh pages; each Python thread has its own.
-    static thread_local Scratch converted, scales, sums, tiles;
+    static thread_local Scratch converted, scales, offsets, tiles;
     const int64_t wide = padded(padded_inputs(w->format, w->in), 64);
     Product p{w, x, rows, y, {}, padded(rows * DENSE_TILE, 64), nullptr};
     p.scratch = tiles.of<float>(p.scratch_size * threads);
@@ -115,8 +115,9 @@ FF_EXPORT int32_t ff_linear(const Matrix* w, const float* x, int64_t rows, float
       p.from.bf16 = reinterpret_cast<uint16_t*>(to);
       p.from.i8 = reinterpret_cast<int8_t*>(to);
       p.from.groups = w->format >= I8 ? padded_inputs(w->format, w->in) / GROUP : 1;
-      p.from.scale = scales.of<float>(rows * p.from.groups);
-      p.from.sum = sums.of<int32_t>(rows * p.from.groups);
+      p.from.scale = scales.of<float>(2 * rows * p.from.groups);
+      p.from.shift = p.from.scale + rows * p.from.groups;
+      p.from.offset = offsets.of<int32_t>(rows * p.from.groups);
       p.from.stride = padded(padded_inputs(w->format, w->in), 4);
     }
     Teams::run(threads, Product::work, &p);
@@ -140,6 +141,30 @@ FF_EXPORT int32_t ff_attention(const Nodes* nodes, const float* q, const void* k
     return 0;
   } catch (const std::bad_alloc&) {
     return NO_MEMORY;
+  }
+}
+
+// Copy slots of each row, in all planes [plane, batch, head]: `from` and `to` are [batch, count] and
+// ascend, with to <= from, so that nothing is overwritten before it is read.
+FF_EXPORT void ff_move_slots(void* data, int32_t is_keys, int32_t itemsize, int64_t planes,
+                             int64_t batch, int64_t heads, int64_t slots, int64_t dim,
+                             const int64_t* from, const int64_t* to, int64_t count) {
+  const auto move = [&](auto* head, int64_t b) {
+    for (int64_t i = b * count; i < (b + 1) * count; ++i) {
+      if (from[i] == to[i]) continue;
+      if (is_keys)
+        for (int64_t d = 0; d < dim * KEY_BLOCK; d += KEY_BLOCK)
+          head[key_at(to[i], dim) + d] = head[key_at(from[i], dim) + d];
+      else
+        std::memcpy(head + to[i] * dim, head + from[i] * dim, sizeof(*head) * dim);
+    }
+  };
+  for (int64_t p = 0; p < planes * batch * heads; ++p) {
+    const int64_t at = p * slots * dim, b = p / heads % batch;
+    if (itemsize == 4)
+      move(static_cast<float*>(data) + at, b);
+    else
+      move(static_cast<uint16_t*>(data) + at, b);
   }
 }
 

@@ -28,6 +28,7 @@ typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
+typedef int8_t vb __attribute__((vector_size(VL)));
 
 typedef float vf_at __attribute__((vector_size(VL * 4), aligned(1), may_alias));
 typedef int32_t vi_at __attribute__((vector_size(VL * 4), aligned(1), may_alias));
@@ -111,20 +112,29 @@ FF_INLINE vf load_half(const uint16_t* p) {
 }
 
 // Sum and maximum over the lanes, always in the same order: halves onto halves.
-FF_INLINE float sum(vf v) {
-  float lanes[VL];
-  store(lanes, v);
-  for (int half = VL / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
-  return lanes[0];
+template <int HALF, class V>
+FF_INLINE V upper_half_down(V v) {
+  vi from;
+  for (int i = 0; i < VL; ++i) from[i] = i < HALF ? i + HALF : i;
+  return __builtin_shuffle(v, from);
 }
 
+template <int HALF = VL / 2, class V>
+FF_INLINE auto sum(V v) {
+  v = v + upper_half_down<HALF>(v);
+  if constexpr (HALF > 1)
+    return sum<HALF / 2>(v);
+  else
+    return v[0];
+}
+
+template <int HALF = VL / 2>
 FF_INLINE float max(vf v) {
-  float lanes[VL];
-  store(lanes, v);
-  for (int half = VL / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  return lanes[0];
+  v = max(v, upper_half_down<HALF>(v));
+  if constexpr (HALF > 1)
+    return max<HALF / 2>(v);
+  else
+    return v[0];
 }
 
 // exp(x) for x <= 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes); below -87 it is 0.

@@ -1,8 +1,12 @@
 """The KV cache: static slots, ragged rows, rewind and compaction in place."""
 
+import ctypes
 from typing import Any
 
 import torch
+from fivefold_kernels.attention.cpu import move_slots
+from fivefold_kernels.attention.layout import KEY_BLOCK
+from fivefold_kernels.native.memory import streamed_zeros
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
@@ -46,7 +50,7 @@ class KVCache(Cache):
         self.pending = 0
         self._longest = 0  # upper bound of lengths.max(), known without asking the device
         self._capacity = 0
-        self._stores: dict[tuple[Any, ...], Store] = {}
+        self._stores: dict[tuple[Any, ...], Store | NativeStore] = {}
         self._planes: list[tuple[tuple[Store, int], tuple[Store, int]] | None] = [None] * len(
             layout.types
         )
@@ -124,24 +128,25 @@ class KVCache(Cache):
         return keys.write(i, key_states), values.write(j, value_states)
 
     def planes(
-        self, kv_heads: int, dim: int, dtype: torch.dtype
+        self, kv_heads: int, dim: int, dtype: torch.dtype, library: ctypes.CDLL
     ) -> tuple[
-        Float[Tensor, "layer batch kv_head slot dim"], Float[Tensor, "layer batch kv_head slot dim"]
+        Float[Tensor, "layer batch kv_head block dim 16"],
+        Float[Tensor, "layer batch kv_head slot dim"],
     ]:
-        """Return keys and values of all layers, for one who writes the open pass itself.
+        """Return keys and values of all layers, for a native pass that writes them itself.
 
-        Pending node j of row b has slot `lengths[b] + j`. All layers must be of one kind.
+        Pending node j of row b has slot `lengths[b] + j`. All layers must be of one kind, and all
+        passes over this cache native ones.
         """
-        for layer, planes in enumerate(self._planes):
-            if planes is None:
-                self._planes[layer] = (
-                    self._plane("key", layer, kv_heads, dim, dtype),
-                    self._plane("value", layer, kv_heads, dim, dtype),
-                )
-        first = self._planes[0]
-        assert first is not None
-        assert len(self._stores) == 2, "layers of several kinds"
-        return first[0][0].data, first[1][0].data
+        if not self._stores:
+            shape = (len(self._planes), self.batch, kv_heads, self._capacity, dim)
+            self._stores = {
+                (what,): NativeStore(shape, dtype, library, is_keys=what == "key")
+                for what in ("key", "value")
+            }
+        keys, values = self._stores.values()
+        assert isinstance(keys, NativeStore), "this cache was begun by another kind of pass"
+        return keys.data, values.data
 
     # -- between passes --------------------------------------------------------------------
 
@@ -237,6 +242,7 @@ class KVCache(Cache):
         kind = self.layout.types[layer_idx]
         key = (what, kind, heads, dim, dtype)
         store = self._stores.get(key)
+        assert not isinstance(store, NativeStore)
         if store is None:
             planes = self.layout.types[layer_idx:].count(kind)
             shape = (planes, self.batch, heads, self._capacity, dim)
@@ -310,3 +316,41 @@ class Store:
         _, batch, heads, capacity, _ = self.data.shape
         lead = torch.arange(planes * batch * heads, device=slots.device) * capacity
         return (lead.view(planes, batch, heads, 1) + slots[:, None]).view(-1)
+
+
+class NativeStore:
+    """Keys or values as a native pass reads them: keys by blocks of 16 slots, in huge pages."""
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, library: ctypes.CDLL, is_keys: bool
+    ) -> None:
+        """Allocate zeroed memory for [layer, batch, kv_head, slot, dim]."""
+        self.library = library
+        self.is_keys = is_keys
+        self.data = self._zeros(shape, dtype)
+
+    def open(self, slots: Int[Tensor, "batch node"], start: int | None, width: int) -> None:
+        """Nothing to prepare: the pass finds its slots by itself."""
+
+    def move(self, source: Int[Tensor, "batch n"], target: Int[Tensor, "batch n"]) -> None:
+        """Copy slots of each row, in all layers at once; paths ascend, so that none is lost."""
+        move_slots(self.data, source, target, self.library)
+
+    def grow(self, capacity: int) -> None:
+        """Enlarge every row to `capacity` slots."""
+        layers, batch, heads, old, dim = self.data.shape[:5]
+        larger = self._zeros((layers, batch, heads, capacity, dim), self.data.dtype)
+        larger[:, :, :, :old] = self.data
+        self.data = larger
+
+    def select(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows."""
+        with torch.inference_mode(False):
+            self.data = self.data.index_select(1, rows.clone())
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        *lead, slots, dim = shape
+        blocks = -(-slots // KEY_BLOCK)
+        inner = (blocks, dim, KEY_BLOCK) if self.is_keys else (blocks * KEY_BLOCK, dim)
+        with torch.inference_mode(False):
+            return streamed_zeros((*lead, *inner), dtype)

@@ -55,7 +55,8 @@ class NativeDecoder:
             want_logits: run the output layer.
             seconds: a list to which the time of each stage is added.
         """
-        keys, values = cache.planes(self.weights.kv_heads, self.weights.dim, self.cache_dtype)
+        w = self.weights
+        keys, values = cache.planes(w.kv_heads, w.dim, self.cache_dtype, self.run.library)
         self._extend(int(positions.max()))
         return self.run(
             inputs,
