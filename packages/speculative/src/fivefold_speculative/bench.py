@@ -10,14 +10,17 @@ from statistics import median
 from typing import Any
 
 from fivefold import Choice, Run, UserError
+from fivefold_lm import LanguageModel
 
 from ._counted import counted
 from ._words import Rule
 from .engine import Engine
+from .ledger import Ledger
 from .prompt_sets import Prompt
 from .record import Record, Request
 from .repetition import repeated_4grams
 from .session import Session
+from .step_profile import Ceilings, decode_profiled, refuse_accelerators, show_profile
 from .task_configs import BenchConfig, choose_methods
 
 PLAIN = "none"
@@ -105,6 +108,8 @@ def compare(prompts: Sequence[Prompt], config: BenchConfig, run: Run) -> None:
         UserError: the model cannot be loaded, or a method or a prompt does not suit it.
     """
     base = Engine.of(run, config.rule)
+    if config.profile:
+        refuse_accelerators(base.model.device)
     requests = _requests(base, prompts, config)
     contenders = contenders_of(base, config, run)
     size = config.batch_size
@@ -118,6 +123,8 @@ def compare(prompts: Sequence[Prompt], config: BenchConfig, run: Run) -> None:
             for contender in contenders:
                 contender.keep(finished)
             report(contenders, batches[:finished], base, config, run)
+    if config.profile:
+        profile(contenders, batches, base.model, run)
 
 
 def report(
@@ -192,6 +199,24 @@ def measure(
                     contender.records.append(session.records)
                     contender.stages.append(session.timing.metrics())
         run.note(f"repeat {repeat + 1} of {repeats} done")
+
+
+def profile(
+    contenders: Sequence[Contender],
+    batches: Sequence[Sequence[Request]],
+    model: LanguageModel,
+    run: Run,
+) -> None:
+    """Decode everything once more, outside the figures, and print where each method's steps go."""
+    ceilings = Ceilings.of(model)
+    run.figure("read_bandwidth", ceilings.read_bandwidth)
+    run.figure("product_rate", ceilings.product_rate)
+    run.print(f"ceilings: {ceilings}")
+    for contender in contenders:
+        ledger = Ledger()
+        for batch in batches:
+            decode_profiled(contender.engine, batch, ledger)
+        show_profile(contender.label, ledger, ceilings, run)
 
 
 def decode_once(engine: Engine, batch: Sequence[Request]) -> Session:

@@ -128,6 +128,9 @@ class BenchConfig:
     """Acceptance rule; `auto` takes the best one valid for each method."""
     plots: bool = True
     """Draw the figures into the run folder (needs matplotlib)."""
+    profile: bool = False
+    """Decode everything once more and print where the time of each method's steps goes, beside the
+    bounds of this machine (on the CPU only)."""
 
     def __post_init__(self) -> None:
         _at_least(self.limit, 0, "limit", "a negative number of prompts")
