@@ -31,6 +31,7 @@ TEST_TOOLS = (
     "hypothesis",
     "import-linter",
     "scipy",
+    "triton; platform_system == 'Linux'",
 )
 HOOK = "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,beartype.beartype"
 """Executes every shape annotation of the packages while the tests run."""

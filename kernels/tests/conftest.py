@@ -1,11 +1,18 @@
-"""The kernels are compiled once for a test run, for every instruction set of this processor."""
+"""The kernels are compiled once for a test run, for every instruction set of this processor.
+
+Those for a GPU are interpreted where there is none; Triton has to know before it is imported.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
 from fivefold_kernels.native.library import cpu_library, has_compiler
 from fivefold_kernels.native.machine import runs_here
+
+if not torch.accelerator.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

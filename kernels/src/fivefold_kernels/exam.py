@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from .attention import cpu as attention_cpu
+from .attention import gpu as attention_gpu
 from .attention import reference as attention_reference
-from .ceilings import median_seconds, read_bandwidth
+from .attention.layout import KEY_BLOCK, block_keys
+from .ceilings import gpu_read_bandwidth, gpu_seconds, median_seconds, read_bandwidth
 from .errors import UnsupportedError
 from .linear.packed import PackedMatrix
 from .linear.reference import Format, linear
@@ -21,7 +23,9 @@ from .native.machine import INSTRUCTION_SETS
 
 OUT, IN = 4096, 2048  # of the matrix: larger than the caches near the cores in every format
 SLOTS, HEADS, KV_HEADS, DIM = 4096, 8, 4, 64  # of the KV cache
+SCALE = 0.1  # of scores
 TOLERANCE = 1e-4  # of the largest number: what orders of summation explain
+ROUNDED = 2**-7  # likewise, where weights and results are rounded to bfloat16
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class Finding:
     operation: str
     """What it computes, with the numbers' format."""
     implementation: str
-    """An instruction set."""
+    """An instruction set, or `triton`."""
     why_not: str = ""
     """Why it does not run here; empty when it does."""
     error: float = 0.0
     """Largest difference from the plain reference, over the largest number."""
+    tolerance: float = TOLERANCE
+    """What it may be."""
     row_invariant: bool = False
     """Whether a row's result was bit for bit the same alone and beside others."""
     seconds: tuple[float, ...] = ()
@@ -46,18 +52,18 @@ class Finding:
     @property
     def passed(self) -> bool:
         """Whether it runs and is right."""
-        return not self.why_not and self.row_invariant and self.error <= TOLERANCE
+        return not self.why_not and self.row_invariant and self.error <= self.tolerance
 
 
 def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding]:
-    """Look at every operation in every build of the CPU kernels.
+    """Look at every operation in every build of the CPU kernels, then at those for a GPU.
 
     Args:
         rows: numbers of rows (of tree nodes, for attention) to time.
         folder: where compiled libraries are kept.
     """
     operations = [f"linear {format.name}" for format in Format]
-    operations += ["tree_attention float32", "tree_attention bfloat16"]
+    operations += [_attention_name(dtype) for dtype in attention_cpu.CACHE_DTYPES]
     for build in INSTRUCTION_SETS:
         try:
             library = cpu_library(build.name, folder)
@@ -68,6 +74,12 @@ def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding
             yield _linear(build.name, library, format, rows)
         for dtype in attention_cpu.CACHE_DTYPES:
             yield _attention(build.name, library, dtype, rows)
+    device, why_not = _gpu()
+    for dtype in (torch.float32, torch.bfloat16):
+        if why_not:
+            yield Finding(_attention_name(dtype), "triton", why_not=why_not)
+        else:
+            yield _gpu_attention(device, dtype, rows)
 
 
 def _linear(name: str, library: ctypes.CDLL, format: Format, rows: Sequence[int]) -> Finding:
@@ -88,30 +100,100 @@ def _linear(name: str, library: ctypes.CDLL, format: Format, rows: Sequence[int]
 
 
 def _attention(name: str, library: ctypes.CDLL, dtype: torch.dtype, rows: Sequence[int]) -> Finding:
-    nodes = max(*rows, 8)
-    keys = _numbers(1, KV_HEADS, SLOTS + nodes, DIM).to(dtype)
-    values = _numbers(1, KV_HEADS, SLOTS + nodes, DIM).flip(2).to(dtype)
-    query, lengths = _numbers(1, nodes, HEADS, DIM), torch.tensor([SLOTS])
-    seen = torch.ones(nodes, nodes, dtype=torch.bool).tril()[None]
+    tree = _Tree.of(dtype, rows)
+    keys = block_keys(tree.keys)
 
     def attend(first: int, last: int) -> Tensor:
         return attention_cpu.tree_attention(
-            query[:, first:last], keys, values, lengths, seen[:, first:last, :last], 0.1,
-            library=library,
+            tree.query[:, first:last], keys, tree.values, tree.lengths,
+            tree.seen[:, first:last, :last], SCALE, library=library,
         )  # fmt: skip
 
-    wanted = attention_reference.tree_attention(query, keys, values, lengths, seen, 0.1)
-    together = attend(0, nodes)
-    alone = torch.cat([attend(n, n + 1) for n in range(8)], dim=1)
-    size = 2 * KV_HEADS * SLOTS * DIM * keys.element_size()
     return Finding(
-        f"tree_attention {str(dtype).removeprefix('torch.')}",
+        _attention_name(dtype),
         name,
-        error=_error(together, wanted),
-        row_invariant=torch.equal(together[:, :8], alone),
+        error=tree.error(attend),
+        row_invariant=tree.is_row_invariant(attend),
         seconds=tuple(median_seconds(lambda n=n: attend(0, n)) for n in rows),  # type: ignore[misc]
-        bound=size / read_bandwidth(size, library),
+        bound=tree.size / read_bandwidth(tree.size, library),
     )
+
+
+def _gpu() -> tuple[torch.device, str]:
+    """Return the device, and why kernels do not run on it."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    if device.type not in attention_gpu.DEVICES:
+        return device, "no GPU here; its tests interpret it on the CPU"
+    try:
+        attention_gpu.load_kernels()
+    except UnsupportedError as error:
+        return device, str(error)
+    return device, ""
+
+
+def _gpu_attention(device: torch.device, dtype: torch.dtype, rows: Sequence[int]) -> Finding:
+    tree = _Tree.of(dtype, rows)
+    query = tree.query.to(device, dtype)
+    keys, values, lengths, seen = (
+        each.to(device) for each in (tree.keys, tree.values, tree.lengths, tree.seen)
+    )
+
+    def attend(first: int, last: int) -> Tensor:
+        return attention_gpu.tree_attention(
+            query[:, first:last], keys, values, lengths, seen[:, first:last, :last], SCALE
+        )
+
+    return Finding(
+        _attention_name(dtype),
+        "triton",
+        error=tree.error(attend),
+        tolerance=TOLERANCE if dtype is torch.float32 else ROUNDED,
+        row_invariant=tree.is_row_invariant(attend),
+        seconds=tuple(gpu_seconds(lambda n=n: attend(0, n)) for n in rows),  # type: ignore[misc]
+        bound=tree.size / gpu_read_bandwidth(tree.size, device),
+    )
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """A chain of nodes behind a long prefix; `attend(first, last)` is given to its methods."""
+
+    query: Tensor  # [1, node, head, dim]
+    keys: Tensor  # [1, kv_head, slot, dim]
+    values: Tensor
+    lengths: Tensor  # [1]
+    seen: Tensor  # [1, node, node]
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, rows: Sequence[int]) -> _Tree:
+        """Make one of all the nodes that are timed, its cache in a dtype."""
+        nodes = max(*rows, 8)
+        slots = -(-(SLOTS + nodes) // KEY_BLOCK) * KEY_BLOCK
+        keys = _numbers(1, KV_HEADS, slots, DIM).to(dtype)
+        seen = torch.ones(nodes, nodes, dtype=torch.bool).tril()[None]
+        query = _numbers(1, nodes, HEADS, DIM).to(dtype).float()
+        return cls(query, keys, keys.flip(2), torch.tensor([SLOTS]), seen)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the prefix."""
+        return 2 * KV_HEADS * SLOTS * DIM * self.keys.element_size()
+
+    def error(self, attend: Callable[[int, int], Tensor]) -> float:
+        """Return the largest difference from the plain reference, over the largest number."""
+        wanted = attention_reference.tree_attention(
+            self.query, self.keys, self.values, self.lengths, self.seen, SCALE
+        )
+        return _error(attend(0, self.query.shape[1]).float().cpu(), wanted)
+
+    def is_row_invariant(self, attend: Callable[[int, int], Tensor]) -> bool:
+        """Whether nodes have the same bits alone and beside all others."""
+        alone = torch.cat([attend(node, node + 1) for node in range(8)], dim=1)
+        return torch.equal(attend(0, self.query.shape[1])[:, :8], alone)
+
+
+def _attention_name(dtype: torch.dtype) -> str:
+    return f"tree_attention {str(dtype).removeprefix('torch.')}"
 
 
 def _numbers(*shape: int) -> Tensor:

@@ -18,7 +18,7 @@ def run(config: KernelsConfig, run: Run) -> int:
     for finding in examine(config.rows, kernels_folder()):
         run.row(**_row(finding, config.rows))
         wrong += not finding.why_not and not finding.passed
-    run.table("CPU kernels; linear products of 4096 by 2048", run.result.rows)
+    run.table("kernels; linear products of 4096 by 2048", run.result.rows)
     run.figure("kernels_wrong", wrong)
     return 1 if wrong else 0
 

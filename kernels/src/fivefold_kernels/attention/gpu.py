@@ -1,0 +1,189 @@
+"""Tree attention on a GPU, by Triton; the twin of `reference.py`.
+
+Flash-decoding: a text is cut into segments of fixed length by its positions, segments are attended
+to at the same time, and merged in the order of the text by their maxima and sums. As in `tree.hpp`,
+whole segments of the prefix are read once for all nodes and the heads that share them; what follows
+(the tail: the rest of the prefix, then a node's ancestors) is gathered for each node. So a node's
+result depends on the keys it sees and their order alone: not on the nodes or texts beside it, nor
+on how many of its ancestors are committed.
+
+Bytes bound: keys and values once, 2 * slots * dim * itemsize a KV head.
+
+Source: Dao, Haziza, Massa, Sizov, "Flash-Decoding for long-context inference", 2023.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from types import ModuleType
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import UnsupportedError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DEVICES = ("cuda", "xpu")
+LONGEST_SEGMENT = 128  # positions
+SEGMENT_BYTES = {2: 32_768, 4: 16_384}  # by itemsize: of its keys; more do not fit into registers
+WARPS = {2: 4, 4: 8}
+LARGEST_DIM = 256
+MOST_NODES = 64  # of a launch; bounds the room for what is found in each segment
+
+
+def tree_attention(
+    query: Float[Tensor, "batch node head dim"],
+    key: Float[Tensor, "batch kv_head slot dim"],
+    value: Float[Tensor, "batch kv_head slot dim"],
+    lengths: Int[Tensor, " batch"],
+    visible: Bool[Tensor, "batch node pending"],
+    scale: float,
+) -> Float[Tensor, "batch node head dim"]:
+    """Attend each tree node to its row's prefix and to its own ancestors (see the reference).
+
+    Numbers are multiplied in the wider of the two dtypes (float32 without TF32) and summed in
+    float32. Nothing is read back from the device and all shapes follow from those of the arguments,
+    so that a CUDA graph can hold it; hence `lengths` is not checked but clamped to
+    0 .. slot - pending. Room: slot / segment * node * head * (dim + 2) floats a row of the batch,
+    for 64 nodes at most.
+
+    Raises:
+        UnsupportedError: no Triton, no GPU, or tensors of another dtype, shape or layout.
+    """
+    kernels = load_kernels()
+    check(query, key, value, lengths, visible, kernels)
+    query, nodes = query.contiguous(), query.shape[1]
+    out, lengths = torch.empty_like(query), lengths.clamp(0, key.shape[2] - visible.shape[2])
+    seen = visible.sum(-1)
+    order = visible.logical_not().to(torch.uint8).argsort(stable=True, dim=-1)
+    with torch.accelerator.device_index(key.device.index):
+        for first in range(0, nodes, MOST_NODES):
+            some = slice(first, first + MOST_NODES)
+            attend(
+                kernels, query[:, some], nodes, key, value, lengths, order[:, some].contiguous(),
+                seen[:, some].contiguous(), scale, out[:, some],
+            )  # fmt: skip
+    return out
+
+
+def attend(
+    kernels: ModuleType,
+    query: Float[Tensor, "batch node head dim"],
+    all_nodes: int,
+    key: Float[Tensor, "batch kv_head slot dim"],
+    value: Float[Tensor, "batch kv_head slot dim"],
+    lengths: Int[Tensor, " batch"],
+    order: Int[Tensor, "batch node pending"],
+    seen: Int[Tensor, "batch node"],
+    scale: float,
+    out: Float[Tensor, "batch node head dim"],
+) -> None:
+    """Launch both kernels for some nodes.
+
+    Args:
+        kernels: the module `gpu_kernels`.
+        query: of some nodes; a view of all of them, which are contiguous, as is `out`.
+        all_nodes: how many those are.
+        key: of the cache.
+        value: likewise.
+        lengths: committed slots of each row.
+        order: pending nodes, those that a node sees first, each in the order of their slots.
+        seen: how many it sees.
+        scale: factor on the scores.
+        out: is written.
+    """
+    batch, nodes, heads, dim = query.shape
+    kv_heads, slots, pending = key.shape[1], key.shape[2], order.shape[2]
+    group = heads // kv_heads
+    numbers = torch.promote_types(query.dtype, key.dtype)
+    segment = segment_length(dim, numbers)
+    launch = {"num_warps": WARPS[numbers.itemsize], "enable_fp_fusion": True}
+    if numbers is torch.bfloat16 and is_interpreted(kernels):
+        numbers = torch.float32  # the interpreter would multiply their bits
+    parts, shared = math.ceil(slots / segment), slots // segment
+    tails = math.ceil((segment - 1 + pending) / segment)
+    mixtures = key.new_empty(batch, kv_heads, parts, nodes * group, dim, dtype=torch.float32)
+    tops, totals = torch.empty_like(mixtures[..., 0]), torch.empty_like(mixtures[..., 0])
+    shape = {"group": group, "dim": dim, "width": tile_width(dim), "segment": segment}
+    kernels.attend_segments[shared + nodes * tails, kv_heads, batch](
+        query, key, value, lengths, order, seen, tops, totals, mixtures,
+        nodes, all_nodes, pending, shared, tails, parts, *key.stride()[:3], scale / math.log(2),
+        **shape, **launch, numbers=getattr(kernels.tl, str(numbers).removeprefix("torch.")),
+    )  # fmt: skip
+    kernels.merge_segments[(batch * nodes * heads,)](
+        tops, totals, mixtures, lengths, seen, out, nodes, all_nodes, parts,
+        kv_heads=kv_heads, **shape, **launch,
+    )  # fmt: skip
+
+
+def tile_width(dim: int) -> int:
+    """Return dim padded to what `tl.dot` takes."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def segment_length(dim: int, numbers: torch.dtype) -> int:
+    """Return the positions of a segment; they follow from what the model is, from nothing else."""
+    return min(
+        LONGEST_SEGMENT, SEGMENT_BYTES[numbers.itemsize] // (tile_width(dim) * numbers.itemsize)
+    )
+
+
+def load_kernels() -> ModuleType:
+    """Import the kernels, and Triton with them.
+
+    Raises:
+        UnsupportedError: Triton is not installed.
+    """
+    try:
+        return importlib.import_module(".gpu_kernels", __package__)
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            "no Triton; pip install 'fivefold-kernels[gpu]', or use the kernels for the CPU"
+        ) from error
+
+
+def is_interpreted(kernels: ModuleType) -> bool:
+    """Whether TRITON_INTERPRET=1 was set when the kernels were imported: they run on the CPU."""
+    return not isinstance(kernels.attend_segments, kernels.triton.JITFunction)
+
+
+def check(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, visible: Tensor, kernels: ModuleType
+) -> None:
+    """Refuse what the kernels would misread.
+
+    Raises:
+        UnsupportedError: says what they take.
+    """
+    if key.device.type not in DEVICES and not is_interpreted(kernels):
+        raise UnsupportedError(
+            f"keys on {key.device}; this kernel takes {' or '.join(DEVICES)}: attention.cpu serves "
+            "the CPU, or set TRITON_INTERPRET=1 before Triton is imported"
+        )
+    if len({each.device for each in (query, key, value, lengths, visible)}) > 1:
+        raise UnsupportedError(f"tensors on several devices; move all of them to {key.device}")
+    if query.dtype not in DTYPES or key.dtype not in DTYPES or value.dtype != key.dtype:
+        raise UnsupportedError(
+            f"queries {query.dtype}, keys {key.dtype}, values {value.dtype}; the kernel takes "
+            "float32, bfloat16 or float16, keys and values alike"
+        )
+    if key.shape != value.shape or key.stride() != value.stride() or key.stride(3) != 1:
+        raise UnsupportedError("keys and values must have one shape and one layout, dim innermost")
+    batch, nodes, heads, dim = query.shape
+    if key.shape[3] != dim or not 1 < dim <= LARGEST_DIM:
+        raise UnsupportedError(
+            f"head size {dim} of queries, {key.shape[3]} of keys; the kernel takes one, "
+            f"up to {LARGEST_DIM}"
+        )
+    if heads % key.shape[1] or key.shape[0] != batch:
+        raise UnsupportedError(f"{heads} heads over {key.shape[1]} KV heads, batch {batch}")
+    if visible.shape[:2] != (batch, nodes) or visible.dtype != torch.bool:
+        raise UnsupportedError("visible is bool [batch, node, pending]")
+    if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
+        raise UnsupportedError("lengths are int32 or int64 [batch]")
+    if visible.shape[2] > key.shape[2]:
+        raise UnsupportedError(
+            f"{visible.shape[2]} pending nodes in a cache that has {key.shape[2]} slots"
+        )
