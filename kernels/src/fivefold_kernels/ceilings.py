@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from .native.memory import streamed_zeros
+from .native.threads import num_threads
 
 TRIES = 7
 
@@ -32,7 +33,7 @@ def read_bandwidth(size: int, library: ctypes.CDLL, threads: int | None = None) 
     A buffer of the size of the weights, in pages as theirs: what fits into a cache is read faster.
     """
     buffer = streamed_zeros((max(size // 4, 1),), torch.float32).fill_(1)
-    count = threads or torch.get_num_threads()
+    count = threads or num_threads()
     seconds = median_seconds(lambda: library.ff_read(buffer.data_ptr(), buffer.numel(), count))
     return buffer.nbytes / seconds
 

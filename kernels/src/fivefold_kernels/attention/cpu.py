@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..native.abi import Nodes
+from ..native.threads import num_threads
 from .layout import KEY_BLOCK
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -58,7 +59,7 @@ def tree_attention(
         key.data_ptr(),
         value.data_ptr(),
         out.data_ptr(),
-        threads or torch.get_num_threads(),
+        threads or num_threads(),
     )
     if status:
         raise MemoryError("no memory for attention")

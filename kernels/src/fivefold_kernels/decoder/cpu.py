@@ -14,6 +14,7 @@ from ..attention.cpu import check_cache
 from ..errors import UnsupportedError
 from ..linear.packed import PackedMatrix
 from ..native import abi
+from ..native.threads import num_threads
 from .weights import DecoderWeights, LayerWeights
 
 STAGES = (
@@ -132,7 +133,7 @@ class DecoderPass:
             self._pass,
             ctypes.byref(self._model),
             ctypes.byref(call),
-            threads or torch.get_num_threads(),
+            threads or num_threads(),
         )
         if status:
             raise MemoryError("no memory for a decoder pass")

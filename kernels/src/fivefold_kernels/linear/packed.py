@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..native import abi
 from ..native.memory import streamed_bytes
+from ..native.threads import num_threads
 from .reference import GROUP, Format
 
 
@@ -179,7 +180,7 @@ class PackedMatrix:
             given.data_ptr(),
             given.shape[0],
             out.data_ptr(),
-            threads or torch.get_num_threads(),
+            threads or num_threads(),
         )
         if status:
             raise MemoryError("no memory for a product")

@@ -1,10 +1,12 @@
 // Threads that run one pass together: the caller is one of them, barriers part the stages.
 //
-// Between passes they wait asleep, so that they take nothing from Python; inside a pass they spin for
-// a moment and then yield, so that a busy machine slows them down but never stops them.
+// Whoever waits spins for a moment and then yields to any other thread that wants the core, so that a
+// busy machine slows a pass down but never stops it. Between passes the team lingers for a
+// millisecond, as waking it takes longer than a small pass, and then sleeps.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -80,11 +82,25 @@ class Team {
   // Pauses before giving the processor away: the other threads may be waiting for this very one.
   static constexpr int kSpins = 256;
 
+  static constexpr double kLinger = 1e-3;  // seconds
+
+  void linger(unsigned seen) const {
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; epoch_.load(std::memory_order_acquire) == seen; ++i) {
+      if (i < kSpins) {
+        pause_cpu();
+        continue;
+      }
+      const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - begin;
+      if (waited.count() > kLinger) return;
+      sched_yield();
+    }
+  }
+
   void serve(int t) {
     unsigned seen = 0;
     while (true) {
-      for (int i = 0; i < 2 * kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i)
-        pause_cpu();
+      linger(seen);
       {
         std::unique_lock<std::mutex> hold(mutex_);
         wake_.wait(hold, [&] { return epoch_.load(std::memory_order_acquire) != seen; });

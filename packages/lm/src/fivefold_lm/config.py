@@ -8,7 +8,7 @@ from fivefold import UserError, nearest
 from fivefold_kernels.native.machine import INSTRUCTION_SETS
 
 KERNELS = ("auto", "onednn", "torch", *(each.name for each in INSTRUCTION_SETS))
-WEIGHTS = ("float", "int8", "int4")
+WEIGHTS = ("float", "int8", "int4", "file")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = re.compile(r"(auto|cpu|(cuda|xpu)(:\d+)?)")
 
@@ -46,8 +46,9 @@ class ModelConfig:
 
     weights: str = "float"
     """How our CPU kernels hold the weights: float (in `dtype`), int8 (a scale a row), or int4 (a
-    minimum and a scale for 32; the output layer 8 bits). Rounded weights are a model of their own:
-    the text is exactly that model's."""
+    minimum and a scale for 32; the output layer 8 bits), or file: the blocks of a GGUF file as they
+    are, never made floats of. Rounded weights are a model of their own: the text is exactly that
+    model's."""
 
     def __post_init__(self) -> None:
         """Refuse what no model could satisfy.

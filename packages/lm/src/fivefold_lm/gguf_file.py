@@ -25,11 +25,11 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def converted(path: Path, say: Callable[[str], None]) -> Path:
-    """Return the folder of a GGUF file's conversion, made on first use.
+def require_gguf(path: Path) -> None:
+    """Refuse a file of another kind.
 
     Raises:
-        UserError: the file is no GGUF file, is damaged, or of an architecture nobody knows.
+        UserError: it does not begin as a GGUF file does.
     """
     if not is_gguf(path):
         raise UserError(
@@ -38,7 +38,26 @@ def converted(path: Path, say: Callable[[str], None]) -> Path:
             value=str(path),
             remedy="give a GGUF file, a folder with config.json, or a hub id",
         )
-    name = f"{path.stem}-{_key(path)}"
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """Say in one line that a reader failed."""
+    return UserError(
+        f"this GGUF file cannot be read ({type(error).__name__}: {error})",
+        setting="model.name",
+        value=str(path),
+        remedy="fetch it again, or give the model's hub id or folder instead",
+    )
+
+
+def converted(path: Path, say: Callable[[str], None]) -> Path:
+    """Return the folder of a GGUF file's conversion, made on first use.
+
+    Raises:
+        UserError: the file is no GGUF file, is damaged, or of an architecture nobody knows.
+    """
+    require_gguf(path)
+    name = f"{path.stem}-{file_key(path)}"
 
     def make(folder: Path) -> None:
         say(f"converting {path.name} (once)")
@@ -59,12 +78,7 @@ def convert(path: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(**where)
             module: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except Exception as error:  # its readers raise whatever a damaged file leads them to
-        raise UserError(
-            f"this GGUF file cannot be read ({type(error).__name__}: {error})",
-            setting="model.name",
-            value=str(path),
-            remedy="fetch it again, or give the model's hub id or folder instead",
-        ) from error
+        raise unreadable(path, error) from error
     module.hf_quantizer = None  # else it is taken for a quantised model, which cannot be saved
     module.quantization_method = None
     if hasattr(module.config, "quantization_config"):
@@ -74,7 +88,7 @@ def convert(path: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _key(path: Path) -> str:
+def file_key(path: Path) -> str:
     """Name a file by its size, its first and its last bytes: metadata, and some weights."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,11 @@ from .packed import OneDnnProduct, Pack, PackedHandle, native_pack, pack_linears
 VARIABLE = "FIVEFOLD_KERNELS"
 """Names the folder of compiled kernels, where that is not to be the cache folder."""
 _ATTRIBUTE = "fivefold_kernels"
-_ROUNDED = {"int8": (Format.I8, Format.I8), "int4": (Format.Q4, Format.Q8)}
+_ROUNDED = {
+    "int8": (Format.I8, Format.I8),
+    "int4": (Format.Q4, Format.Q8),
+    "file": (Format.Q4, Format.Q8),
+}
 """Formats of the layers and of the output layer, which stays at 8 bits as in GGUF files."""
 _FLOATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
 
@@ -39,6 +43,13 @@ class Kernels:
     """Our own kernels; None: oneDNN's products."""
     is_rounded: bool = False
     """Whether the weights are rounded further than the model's own dtype."""
+
+    def for_drafts(self) -> Kernels:
+        """Return the kernels that a draft computes with: 8 bits, as its text is verified anyway."""
+        if self.library is None:
+            return self
+        build = self.name.split("-")[0]
+        return replace(self, name=f"{build}-int8", pack=native_pack(Format.I8, self.library))
 
 
 @dataclass
@@ -68,7 +79,7 @@ def choose_kernels(
 
     Args:
         name: `auto`, `onednn`, `torch`, or an instruction set.
-        weights: `float`, `int8` or `int4`.
+        weights: `float`, `int8`, `int4` or `file`.
         dtype: of the model.
         say: told what takes time, or what is missing.
 
@@ -118,6 +129,15 @@ def speed_up(module: PreTrainedModel, kernels: Kernels) -> Speedup:
     return done
 
 
+def hold_packed(module: PreTrainedModel, kernels: Kernels) -> Speedup:
+    """Let a model whose layers are packed from the start run in one call a pass."""
+    assert kernels.library is not None
+    decoder = NativeDecoder(module, kernels.library)
+    done = Speedup(module, kernels, PackedHandle(()), decoder, None)
+    object.__setattr__(module, _ATTRIBUTE, done)
+    return done
+
+
 def speedup_of(module: nn.Module) -> Speedup | None:
     """Return what was done to a model, if anything was."""
     return getattr(module, _ATTRIBUTE, None)
@@ -146,7 +166,7 @@ def _without_ours(
 ) -> Kernels | None:
     if weights != "float":
         raise UserError(
-            f"only the CPU kernels hold {weights} weights, made from float32 or bfloat16",
+            f"only the CPU kernels hold {weights} weights, with float32 or bfloat16 beside them",
             setting="model.weights",
             value=weights,
             remedy=f"set model.kernels=auto (it is {name}) and model.dtype=float32 (it is "

@@ -24,11 +24,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from .config import ModelConfig
+from .gguf_blocks import blocks_folder, load_blocks
 from .gguf_file import converted, is_gguf
-from .kernels import can_speed_up, choose_kernels, speed_up
+from .kernels import can_speed_up, choose_kernels, hold_packed, speed_up
 from .models import LanguageModel
 from .quiet import without_bars, without_hub_warnings
-from .smollm2 import smollm2_folder
+from .smollm2 import smollm2_blocks, smollm2_folder
 
 HIDDEN = (".", "_")
 WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -43,6 +44,8 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
     """Load the model that the settings name (see `load_model`)."""
     device = find_device(config)
     template = read_template(config.chat_template) if config.chat_template else ""
+    if config.weights == "file":
+        return _load_blocks(config, device, template, say)
     where, is_ours = locate(config, say)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     try:
@@ -64,13 +67,51 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
         if kernels is not None:
             speed_up(module, kernels)
     elif config.weights != "float":
-        raise UserError(
-            f"only the CPU kernels hold {config.weights} weights",
-            setting="model.weights",
-            value=config.weights,
-            remedy="set model.device=cpu with model.dtype=float32 or bfloat16, or weights=float",
-        )
+        raise _only_on_cpu(config)
     return LanguageModel.wrap(module, tokenizer, config.name)
+
+
+def _load_blocks(
+    config: ModelConfig, device: torch.device, template: str, say: Callable[[str], None]
+) -> LanguageModel:
+    """Load a GGUF file to be run from its own blocks.
+
+    Raises:
+        UserError: the model is no GGUF file, or the CPU kernels do not run here.
+    """
+    path = Path(config.name).expanduser()
+    if config.name != DEFAULT and not path.is_file():
+        raise UserError(
+            "only a GGUF file has blocks of its own",
+            setting="model.weights",
+            value="file",
+            remedy=f"set model.weights=int4, int8 or float for {config.name}",
+        )
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    kernels = None
+    if device.type == "cpu":
+        kernels = choose_kernels(config.kernels, config.weights, dtype, say)
+    if kernels is None or kernels.library is None:
+        raise _only_on_cpu(config)
+    folder = smollm2_blocks(say) if config.name == DEFAULT else blocks_folder(path, say)
+    try:
+        module = load_blocks(folder, dtype, kernels.library)
+        hold_packed(module, kernels)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # as in `load`
+        raise explain(error, config, str(folder)) from error
+    if template:
+        tokenizer.chat_template = template
+    return LanguageModel.wrap(module, tokenizer, config.name)
+
+
+def _only_on_cpu(config: ModelConfig) -> UserError:
+    return UserError(
+        f"only the CPU kernels hold {config.weights} weights",
+        setting="model.weights",
+        value=config.weights,
+        remedy="set model.device=cpu with model.dtype=float32 or bfloat16, or weights=float",
+    )
 
 
 def locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, bool]:

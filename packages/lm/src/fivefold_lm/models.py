@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ._words import Capability
 from .config import ModelConfig
 from .layout import decoder_config, why_no_tree
+from .packed import BlockEmbedding, BlockLinear
 from .text import decoded
 
 CHAT = ("auto", "always", "never")
@@ -169,11 +170,19 @@ def fingerprint(module: PreTrainedModel) -> str:
         some = flat[:: max(1, flat.numel() // SAMPLED_NUMBERS)].to("cpu", torch.float32)
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(some.numpy().tobytes())
+    for name, part in module.named_modules():
+        if isinstance(part, BlockLinear | BlockEmbedding):
+            matrix = part.matrix
+            ends = torch.tensor([0, matrix.out_features // 2, matrix.out_features - 1])
+            digest.update(f"{name} {matrix.out_features} {matrix.format}".encode())
+            digest.update(matrix.rows(ends).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def _vocab_size(module: PreTrainedModel) -> int:
     head: Any = module.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if isinstance(head, torch.nn.Linear):
+        return int(head.out_features)
     if head is not None and hasattr(head, "weight"):
         return int(head.weight.shape[0])
     return int(decoder_config(module).vocab_size)

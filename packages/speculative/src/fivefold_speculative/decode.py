@@ -32,16 +32,18 @@ def decode(
     """
     timed = session.timing.run
     try:
-        state = timed("t_prefill", session.prefill, drafter.needs_hidden)
-        timed("t_prefill", drafter.start, session)
+        with session.own_threads():
+            state = timed("t_prefill", session.prefill, drafter.needs_hidden)
+            timed("t_prefill", drafter.start, session)
         while state.alive:
-            tree = timed("t_draft", drafter.propose, state)
-            rows = timed("t_target", session.verify, tree, state)
-            accepted = timed("t_accept", corrector.judge, tree, rows, rule, state)
-            timed("t_keep", corrector.repair, session.cache, accepted)
-            outcome = session.settle(tree, rows, accepted)  # the step's one device-to-host copy
-            drafter.observe(outcome)
-            state = state.after(outcome)
+            with session.own_threads():
+                tree = timed("t_draft", drafter.propose, state)
+                rows = timed("t_target", session.verify, tree, state)
+                accepted = timed("t_accept", corrector.judge, tree, rows, rule, state)
+                timed("t_keep", corrector.repair, session.cache, accepted)
+                outcome = session.settle(tree, rows, accepted)  # the step's one copy to the host
+                drafter.observe(outcome)
+                state = state.after(outcome)
             yield outcome
     finally:
         session.close()

@@ -174,7 +174,7 @@ class DraftLoader:
         return DraftModel.of(self.load_model(name), self._target, self._setting)
 
     def load_model(self, name: str) -> LanguageModel:
-        """Load a whole model that is to draft, in the target's number format.
+        """Load a whole model that is to draft, in the target's number format or 8 bits.
 
         Raises:
             UserError: it cannot be loaded; the draft's own setting is named.
@@ -186,6 +186,7 @@ class DraftLoader:
             chat_template="",
             device=str(self._target.device),
             dtype=str(self._target.dtype).removeprefix("torch."),
+            weights=self._weights(),
         )
         try:
             return load_model(config, self._say)
@@ -197,6 +198,11 @@ class DraftLoader:
             raise UserError(
                 error.problem, setting=self._setting, value=name, remedy=error.remedy
             ) from error
+
+    def _weights(self) -> str:
+        """Return 8 bits where our CPU kernels run: a draft's text is verified anyway."""
+        speedup = speedup_of(self._target.module)
+        return "int8" if speedup is not None and speedup.kernels.library is not None else "float"
 
     def _other_drafts(self, name: str) -> str:
         """Return a remedy that says what a draft may be; a model for targets is none."""
@@ -237,10 +243,11 @@ class DraftLoader:
             ) from error
         head: Callable[[Tensor], Tensor] = draft.head
         speedup = speedup_of(target)
-        if speedup is not None:  # compute as the target does
-            head = packed_product(draft.words.rows, speedup.kernels.pack)
-            speed_up(draft.model, speedup.kernels)
-            pack_linears(draft, speedup.kernels.pack)
+        if speedup is not None:
+            kernels = speedup.kernels.for_drafts()
+            head = packed_product(draft.words.rows, kernels.pack)
+            speed_up(draft.model, kernels)
+            pack_linears(draft, kernels.pack)
         return DraftModel(
             module=draft.model,
             head=head,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from fivefold import UserError
+from fivefold_kernels.native.threads import own_threads
 from fivefold_lm import (
     AttentionMethod,
     Capability,
@@ -134,6 +136,10 @@ class Session:
         self.reserve(topology.num_nodes)
 
     # One call of `decode`.
+
+    def own_threads(self) -> AbstractContextManager[None]:
+        """Leave the processor's cores to the native passes, where the target has them."""
+        return own_threads() if self._target.native else nullcontext()
 
     def extend(self, prompts: Sequence[list[int]], max_new_tokens: int | None = None) -> None:
         """Go on with new prompts; keys and values of what they share with the old are kept.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fivefold_lm.packed import weight_rows
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,10 +28,10 @@ class WordHead(nn.Module):
 
     def __init__(self, target: PreTrainedModel, vocab_ids: Int[Tensor, " word"]) -> None:
         super().__init__()
-        weight: Tensor = target.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-        vocab_ids = vocab_ids.to(weight.device)
+        vocab_ids = vocab_ids.to(target.device)
+        rows = weight_rows(target.get_output_embeddings(), vocab_ids)  # type: ignore[no-untyped-call]
         self.register_buffer("vocab_ids", vocab_ids, persistent=False)
-        self.register_buffer("rows", weight.detach()[vocab_ids].contiguous(), persistent=False)
+        self.register_buffer("rows", rows.to(target.dtype).contiguous(), persistent=False)
 
     def forward(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... word"]:
         """Return the logits of the kept words."""
@@ -51,7 +52,7 @@ def draft_model(config: dict[str, Any], target: PreTrainedModel) -> LlamaModel:
     """
     embedding = target.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
-    vocab_size, hidden_size = embedding.weight.shape
+    vocab_size, hidden_size = embedding.num_embeddings, embedding.embedding_dim
     if (config["vocab_size"], config["hidden_size"]) != (vocab_size, hidden_size):
         raise ValueError(
             f"the draft expects {config['vocab_size']} words of {config['hidden_size']} numbers; "
@@ -60,7 +61,7 @@ def draft_model(config: dict[str, Any], target: PreTrainedModel) -> LlamaModel:
     unused = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
     model = LlamaModel(LlamaConfig(**{**config, **unused}))
     model.config.vocab_size = model.vocab_size = vocab_size
-    nn.Module.to(model, embedding.weight.device, embedding.weight.dtype)
+    nn.Module.to(model, target.device, target.dtype)
     model.embed_tokens = embedding
     return model
 
