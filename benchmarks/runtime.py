@@ -14,7 +14,10 @@ writes `DIR/result.json`. Figures:
 - `row_invariance_cost_{fp32,bf16}`: our pass over 8 tokens, over the same with oneDNN's products
   for the linear layers alone (the fastest library kernel here).
 
-Peers in other languages are not measured yet: `ratio_to_fastest_peer_…` are null.
+- `ratio_to_fastest_peer_{plain,drafting}`: tokens/s on the GGUF file's own blocks over the faster of
+  llama.cpp and OpenVINO GenAI on the same file (`peers.py`), each at its best setting: the median
+  over prompts. Drafting is the faster of `feature_head` and `prompt_lookup`. Null where no peer can
+  be installed, or for another model.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from pathlib import Path
 import torch
 from bounds import num_cores
 from contestants import Contestant, Threaded, ours, plain_stock, stock_module
+from fivefold.cache import cache_folder
 from fivefold.result import Result
 from fivefold_kernels import Format, PackedMatrix
 from fivefold_kernels.attention.layout import KEY_BLOCK
@@ -39,8 +43,10 @@ from fivefold_kernels.decoder.cpu import STAGES
 from fivefold_kernels.native.memory import streamed_zeros
 from fivefold_lm import FullAttention, KVCache, LanguageModel, ModelConfig, TreeForward, load_model
 from fivefold_lm.kernels import speedup_of
+from fivefold_lm.loading import DEFAULT
 from fivefold_lm.native import NativeDecoder
 from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts, spread
+from peers import Peer, model_file, peers
 
 FORMATS: dict[str, dict[str, str]] = {
     "fp32": {},
@@ -83,8 +89,9 @@ def main() -> int:
             measure_against_onednn(name, model, options.model, case, result)
             measure_transformers(name, model, options.model, case, result)
     measure_attention(native, case, result)
-    for peer in ("plain", "drafting"):
-        result.figures[f"ratio_to_fastest_peer_{peer}"] = None
+    result.figures |= {f"ratio_to_fastest_peer_{what}": None for what in ("plain", "drafting")}
+    if options.model == DEFAULT:
+        measure_peers(case, result)
     options.out.mkdir(parents=True, exist_ok=True)
     result.write(options.out)
     for figure, value in result.figures.items():
@@ -328,9 +335,7 @@ def measure_transformers(
     """Decode plainly with ours and with transformers, each at its best number of threads."""
     dtype = str(model.dtype).removeprefix("torch.")
     stock = plain_stock(stock_module(ModelConfig(name=where, dtype=dtype)))[0]
-    half = case.prompts // 2
-    chosen = [*spread(human_eval_prompts(), half), *spread(chat_prompts(), half)]
-    prompts = [model.encode(prompt.content) for prompt in chosen]
+    prompts = encoded_prompts(model, case)
     sides = [best_threaded(side, prompts[0], case) for side in (ours(model, "none"), stock)]
     ratios = []
     for prompt in prompts:
@@ -342,6 +347,46 @@ def measure_transformers(
     torch.set_num_threads(num_cores())
     result.figures[f"ratio_to_transformers_{name}"] = statistics.median(ratios)
     print(f"{name} over transformers: {statistics.median(ratios):.2f}", flush=True)
+
+
+def encoded_prompts(model: LanguageModel, case: Case) -> list[list[int]]:
+    """Return prompts of code and of talk, half and half."""
+    half = case.prompts // 2
+    chosen = [*spread(human_eval_prompts(), half), *spread(chat_prompts(), half)]
+    return [model.encode(prompt.content) for prompt in chosen]
+
+
+def measure_peers(case: Case, result: Result) -> None:
+    """Decode the GGUF file's own blocks beside llama.cpp and OpenVINO GenAI, prompt by prompt."""
+    model = load_model(ModelConfig(weights="file"), print)
+    prompts = encoded_prompts(model, case)
+    folder = cache_folder() / "peers"
+    plain, *drafting = (ours(model, method) for method in ("none", "feature_head", "prompt_lookup"))
+    ratios: dict[str, list[float]] = {"plain": [], "drafting": []}
+    threads = range(1, num_cores() + 1)
+    with peers(model_file(folder, print), folder, threads, print) as everybody:
+        fastest = [best_peer(group, prompts[0], case) for group in everybody.values() if group]
+        for prompt in prompts if fastest else []:
+            speeds = {side.name: speed(side, prompt, case) for side in (*fastest, plain, *drafting)}
+            peer = max(speeds[side.name] for side in fastest)
+            ratios["plain"].append(speeds[plain.name] / peer)
+            ratios["drafting"].append(max(speeds[side.name] for side in drafting) / peer)
+            row: dict[str, object] = {"what": "peers", "tokens_per_second": speeds}
+            result.rows.append(row)
+            print(row, flush=True)
+    result.environment["peers"] = {side.name: dict(side.settings) for side in fastest}
+    for what, values in ratios.items():
+        result.figures[f"ratio_to_fastest_peer_{what}"] = statistics.median(values or [0]) or None
+
+
+def best_peer(group: Sequence[Peer], prompt: Sequence[int], case: Case) -> Peer:
+    """Return a peer at the setting at which it is fastest, the better of two answers; end the others."""
+    speeds = {one: max(speed(one, prompt, case) for _ in range(2)) for one in group}
+    best = max(speeds, key=lambda one: speeds[one])
+    for one in group:
+        if one is not best:
+            one.close()
+    return best
 
 
 def best_threaded(side: Contestant, prompt: Sequence[int], case: Case) -> Threaded:

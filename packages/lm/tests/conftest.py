@@ -41,10 +41,16 @@ def model_folder(tied_model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gguf_path(tied_model, tmp_path_factory):
-    """The same weights as llama.cpp writes them: rows of q and k in its order of rotary pairs."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return write_gguf(tied_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def write_gguf(tied_model, path, kind=None, architecture="llama"):
+    """The same weights as llama.cpp writes them: rows of q and k in its order of rotary pairs.
+
+    With a kind, matrices are written in such blocks.
+    """
     config = tied_model.module.config
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_context_length(64)
     writer.add_vocab_size(VOCAB)
     writer.add_embedding_length(config.hidden_size)
@@ -65,7 +71,12 @@ def gguf_path(tied_model, tmp_path_factory):
             weight = unpaired(weight, config.num_attention_heads)
         elif "k_proj" in name:
             weight = unpaired(weight, config.num_key_value_heads)
-        writer.add_tensor(gguf_name(name), weight.contiguous().numpy())
+        numbers = weight.contiguous().numpy()
+        if kind is None or numbers.ndim == 1:
+            writer.add_tensor(gguf_name(name), numbers)
+            continue
+        blocks = gguf.quantize(numbers, kind)
+        writer.add_tensor(gguf_name(name), blocks, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
