@@ -12,12 +12,11 @@ writes `DIR/result.json`. Figures:
 - `prefill_share_of_ceiling_{fp32,bf16}`: operations of reading 2,048 tokens, attention counted,
   over the rate of a product of square matrices in the same dtype, torch's or ours, the faster;
 - `row_invariance_cost_{fp32,bf16}`: our pass over 8 tokens, over the same with oneDNN's products
-  for the linear layers alone (the fastest library kernel here).
-
-- `ratio_to_fastest_peer_{plain,drafting}`: tokens/s on the GGUF file's own blocks over the faster of
-  llama.cpp and OpenVINO GenAI on the same file (`peers.py`), each at its best setting: the median
-  over prompts. Drafting is the faster of `feature_head` and `prompt_lookup`. Null where no peer can
-  be installed, or for another model.
+  for the linear layers alone (the fastest library kernel here);
+- `ratio_to_fastest_peer_{plain,drafting}`: tokens/s on the GGUF file's own blocks over the faster
+  of llama.cpp and OpenVINO GenAI on the same file (`peers.py`), each at its best setting: the
+  median over prompts. Drafting is the faster of `feature_head` and `prompt_lookup`. Null where no
+  peer can be installed, or for another model.
 """
 
 from __future__ import annotations
@@ -367,7 +366,8 @@ def measure_peers(case: Case, result: Result) -> None:
     with peers(model_file(folder, print), folder, threads, print) as everybody:
         fastest = [best_peer(group, prompts[0], case) for group in everybody.values() if group]
         for prompt in prompts if fastest else []:
-            speeds = {side.name: speed(side, prompt, case) for side in (*fastest, plain, *drafting)}
+            sides: list[Contestant] = [*fastest, plain, *drafting]
+            speeds = {side.name: speed(side, prompt, case) for side in sides}
             peer = max(speeds[side.name] for side in fastest)
             ratios["plain"].append(speeds[plain.name] / peer)
             ratios["drafting"].append(max(speeds[side.name] for side in drafting) / peer)
@@ -380,7 +380,7 @@ def measure_peers(case: Case, result: Result) -> None:
 
 
 def best_peer(group: Sequence[Peer], prompt: Sequence[int], case: Case) -> Peer:
-    """Return a peer at the setting at which it is fastest, the better of two answers; end the others."""
+    """Return a peer at its fastest setting, by the better of two answers; end the others."""
     speeds = {one: max(speed(one, prompt, case) for _ in range(2)) for one in group}
     best = max(speeds, key=lambda one: speeds[one])
     for one in group:
