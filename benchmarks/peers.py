@@ -161,15 +161,7 @@ def llama_peers(file: Path, folder: Path, threads: Sequence[int], say: Say) -> l
     # the other should run: two threads wrote 55 tokens/s so, and over 80 with one worker.
     node = ["env", "UV_THREADPOOL_SIZE=1", "node"]
     command = [*node, str(_HERE / "peer_llama.mjs"), str(place), str(file)]
-    return [
-        Peer(
-            "llama.cpp",
-            {"version": version, "threads": count, **settings},
-            [*command, json.dumps({"threads": count, **settings})],
-        )
-        for count in threads
-        for settings in LLAMA_SETTINGS
-    ]
+    return at_every_setting("llama.cpp", version, command, "threads", threads, LLAMA_SETTINGS)
 
 
 def openvino_peers(file: Path, folder: Path, threads: Sequence[int], say: Say) -> list[Peer]:
@@ -190,14 +182,28 @@ def openvino_peers(file: Path, folder: Path, threads: Sequence[int], say: Say) -
 
     made_whole(place, install)
     command = [python, str(_HERE / "peer_openvino.py"), str(file)]
+    return at_every_setting(
+        "openvino", OPENVINO_GENAI, command, "INFERENCE_NUM_THREADS", threads, OPENVINO_SETTINGS
+    )
+
+
+def at_every_setting(
+    name: str,
+    version: str,
+    command: Sequence[str],
+    threads_key: str,
+    threads: Sequence[int],
+    tried: Sequence[Mapping[str, object]],
+) -> list[Peer]:
+    """Return a peer at each number of threads and setting, which end its command as JSON."""
     return [
         Peer(
-            "openvino",
-            {"version": OPENVINO_GENAI, "threads": count, **settings},
-            [*command, json.dumps({"INFERENCE_NUM_THREADS": count, **settings})],
+            name,
+            {"version": version, "threads": count, **settings},
+            [*command, json.dumps({threads_key: count, **settings})],
         )
         for count in threads
-        for settings in OPENVINO_SETTINGS
+        for settings in tried
     ]
 
 

@@ -22,7 +22,6 @@ writes `DIR/result.json`. Figures:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import statistics
 import sys
 import time
@@ -35,9 +34,9 @@ from bounds import num_cores
 from contestants import Contestant, Threaded, ours, plain_stock, stock_module
 from fivefold.cache import cache_folder
 from fivefold.result import Result
-from fivefold_kernels import Format, PackedMatrix
+from fivefold_kernels import Format
 from fivefold_kernels.attention.layout import KEY_BLOCK
-from fivefold_kernels.ceilings import median_seconds, product_rate, read_bandwidth
+from fivefold_kernels.ceilings import packed_rate, product_rate, read_bandwidth
 from fivefold_kernels.decoder.cpu import STAGES
 from fivefold_kernels.native.memory import streamed_zeros
 from fivefold_lm import FullAttention, KVCache, LanguageModel, ModelConfig, TreeForward, load_model
@@ -103,7 +102,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/runtime"))
-    parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
+    parser.add_argument("--model", default=DEFAULT, help="as in `model=NAME`")
     return parser.parse_args()
 
 
@@ -182,14 +181,24 @@ def stages(model: LanguageModel, native: NativeDecoder, nodes: int) -> dict[str,
 
 def interleaved(calls: dict[int, Callable[[], object]], repeats: int) -> dict[int, float]:
     """Return the median time of each call, taken in turns."""
-    times: dict[int, list[float]] = {key: [] for key in calls}
-    for round_ in range(repeats + 1):
-        for key, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            if round_:
-                times[key].append(time.perf_counter() - begin)
-    return {key: statistics.median(values) for key, values in times.items()}
+    return interleaved_seconds({key: timed(call) for key, call in calls.items()}, repeats)
+
+
+def timed(call: Callable[[], object]) -> Callable[[], float]:
+    """Return a call that tells its time."""
+
+    def run() -> float:
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
+
+    return run
+
+
+def interleaved_seconds(calls: dict[int, Callable[[], float]], repeats: int) -> dict[int, float]:
+    """Return the median of the times that calls tell, taken in turns after one not counted."""
+    rounds = [{key: call() for key, call in calls.items()} for _ in range(repeats + 1)][1:]
+    return {key: statistics.median(one[key] for one in rounds) for key in calls}
 
 
 # ------------------------------------------------------------------------ prefill, attention, peers
@@ -206,7 +215,8 @@ def measure_prefill(name: str, model: LanguageModel, case: Case, result: Result)
         cache.rewind(torch.tensor([0]))
         forward.prefill(cache, tokens, torch.tensor([length]))
 
-    rate = max(product_rate(model.dtype), packed_rate(model.dtype, native_of(model).run.library))
+    own = Format.F32 if model.dtype == torch.float32 else Format.BF16
+    rate = max(product_rate(model.dtype), packed_rate(own, native_of(model).run.library))
     seconds = interleaved({0: read}, max(3, case.repeats // 5))[0]
     layers = sum(
         part.weight.numel()
@@ -221,17 +231,9 @@ def measure_prefill(name: str, model: LanguageModel, case: Case, result: Result)
     print(f"{name} prefill at {share:.2f} of the ceiling", flush=True)
 
 
-def packed_rate(dtype: torch.dtype, library: ctypes.CDLL, side: int = 1024) -> float:
-    """Return operations a second of our own product of square matrices, as torch's may be slow."""
-    format = Format.F32 if dtype == torch.float32 else Format.BF16
-    packed = PackedMatrix.pack(torch.ones(side, side, dtype=dtype), format, library)
-    rows = torch.ones(side, side)
-    return 2 * side**3 / median_seconds(lambda: packed.product(rows))
-
-
 def measure_attention(native: NativeDecoder, case: Case, result: Result) -> None:
     """Attend over 8,192 slots inside a pass: batch 1 and 8, 1 to 8 rows, both dtypes."""
-    rate = packed_rate(torch.float32, native.run.library)  # it multiplies float32 whatever it reads
+    rate = packed_rate(Format.F32, native.run.library)  # it multiplies float32 whatever it reads
     heads = native.weights.heads
     for dtype in (torch.float32, torch.bfloat16):
         for batch in (1, 8):
@@ -296,8 +298,7 @@ def sdpa_over(
     seen = None if nodes == 1 else torch.ones(nodes, used, dtype=torch.bool).tril(LONG)
     query = torch.zeros(batch, heads, nodes, dim, dtype=values.dtype)
 
-    def run() -> float:
-        begin = time.perf_counter()
+    def run() -> None:
         for layer in range(layers):
             torch.nn.functional.scaled_dot_product_attention(
                 query,
@@ -306,15 +307,8 @@ def sdpa_over(
                 attn_mask=seen,
                 enable_gqa=True,
             )
-        return time.perf_counter() - begin
 
-    return run
-
-
-def interleaved_seconds(calls: dict[int, Callable[[], float]], repeats: int) -> dict[int, float]:
-    """Return the median of the times that calls tell, taken in turns after one not counted."""
-    rounds = [{key: call() for key, call in calls.items()} for _ in range(repeats + 1)][1:]
-    return {key: statistics.median(one[key] for one in rounds) for key in calls}
+    return timed(run)
 
 
 def measure_against_onednn(

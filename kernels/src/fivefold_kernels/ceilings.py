@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from .linear.packed import PackedMatrix
+from .linear.reference import Format
 from .native.memory import streamed_zeros
 from .native.threads import num_threads
 
@@ -42,6 +44,13 @@ def product_rate(dtype: torch.dtype, side: int = 1024) -> float:
     """Return floating-point operations a second of torch's product of two square matrices."""
     square = torch.ones(side, side, dtype=dtype)
     return 2 * side**3 / median_seconds(lambda: square @ square)
+
+
+def packed_rate(format: Format, library: ctypes.CDLL, side: int = 1024) -> float:
+    """Return floating-point operations a second of our own product of square matrices."""
+    square = torch.ones(side, side)
+    packed = PackedMatrix.pack(square, format, library)
+    return 2 * side**3 / median_seconds(lambda: packed.product(square))
 
 
 def gpu_seconds(call: Callable[[], object]) -> float:

@@ -59,6 +59,16 @@ def test_blocks_hold_the_numbers_that_transformers_reads_from_the_file(quantised
     assert (got - by_layers).abs().max() <= 0.03 * by_layers.abs().max()
 
 
+def test_model_without_a_native_pass_runs_layer_by_layer(quantised, monkeypatch):
+    config, tokens = ModelConfig(name=str(quantised), weights="file"), torch.arange(12)[None]
+    wanted = scored(load_model(config), tokens)
+    monkeypatch.setattr("fivefold_lm.kernels.why_no_pass", lambda _: "no pass")
+    model = load_model(config)
+    assert speedup_of(model.module).decoder is None
+    assert speedup_of(model.module).why_not == "no pass"
+    assert (scored(model, tokens) - wanted).abs().max() <= 0.03 * wanted.abs().max()
+
+
 def test_no_float_of_a_matrix_is_kept(quantised):
     module = load_model(ModelConfig(name=str(quantised), weights="file")).module
     assert isinstance(module.get_input_embeddings(), BlockEmbedding)

@@ -10,9 +10,9 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
+#include "../native/rows.hpp"
 #include "../native/simd.hpp"
 
 namespace ff {
@@ -28,17 +28,6 @@ constexpr int MIXED = VL == 16 ? 6 : 3;                   // most queries a bloc
 FF_INLINE int64_t key_at(int64_t slot, int64_t dim) {
   return slot / KEY_BLOCK * KEY_BLOCK * dim + slot % KEY_BLOCK;
 }
-
-// Functions of 1 to N rows, chosen by their number; any number of rows is split as evenly as N allows.
-template <template <int> class Of, int N>
-struct Table {
-  decltype(&Of<1>::run) of[N + 1] = {};
-  constexpr Table() { fill(std::make_integer_sequence<int, N>()); }
-  template <int... R>
-  constexpr void fill(std::integer_sequence<int, R...>) {
-    ((of[R + 1] = Of<R + 1>::run), ...);
-  }
-};
 
 // ------------------------------------------------------------------------------------------ scores
 
@@ -89,11 +78,9 @@ template <class T>
 void score(const float* queries, int64_t rows, const T* keys, int64_t dim, int count, float* scores,
            int64_t stride) {
   const int vectors = (count + VL - 1) / VL;
-  const int64_t blocks = (rows + QUERIES - 1) / QUERIES;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t q = rows * b / blocks, n = rows * (b + 1) / blocks - q;
+  in_blocks<QUERIES>(rows, [&](int64_t q, int64_t n) {
     Scored<T>::table.of[n](queries + q * dim, keys, dim, vectors, scores + q * stride, stride);
-  }
+  });
 }
 
 // Scores -> exp(score - maximum) in place; what lies beyond `count` becomes 0.
@@ -161,12 +148,10 @@ struct Mixed {
 template <bool GATHER, class T>
 void mix(const float* weights, int64_t weight_stride, int64_t rows, const T* values, int64_t stride,
          const int32_t* slots, int count, float* out, int64_t dim) {
-  const int64_t blocks = (rows + MIXED - 1) / MIXED;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t q = rows * b / blocks, n = rows * (b + 1) / blocks - q;
+  in_blocks<MIXED>(rows, [&](int64_t q, int64_t n) {
     Mixed<GATHER, T>::table.of[n](weights + q * weight_stride, weight_stride, values, stride, slots,
                                   count, out + q * dim, dim);
-  }
+  });
 }
 
 // ----------------------------------------------------------------------------------------- merging

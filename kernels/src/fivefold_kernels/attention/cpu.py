@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..native.abi import Nodes
 from ..native.threads import num_threads
+from .checks import check_heads, check_visible
 from .layout import KEY_BLOCK
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -39,13 +40,11 @@ def tree_attention(
     """
     batch, nodes, heads, dim = query.shape
     check_cache(key, value, dim, library)
-    if heads % key.shape[1] or key.shape[0] != batch:
-        raise UnsupportedError(f"{heads} heads over {key.shape[1]} KV heads, batch {batch}")
+    check_heads(query, key)
     slots = int(lengths.max()) + visible.shape[2]
     if slots > value.shape[2] or int(lengths.min()) < 0:
         raise UnsupportedError(f"{slots} slots are read of a cache that has {value.shape[2]}")
-    if visible.shape[:2] != (batch, nodes) or visible.dtype != torch.bool:
-        raise UnsupportedError("visible is bool [batch, node, pending]")
+    check_visible(visible, batch, nodes)
     scaled = (query.float() * scale).contiguous()
     seen, counts = visible.contiguous(), lengths.long().contiguous()
     out = torch.empty(batch, nodes, heads, dim)

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from .checks import check_heads, check_visible
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cuda", "xpu")
@@ -171,16 +172,14 @@ def check(
         )
     if key.shape != value.shape or key.stride() != value.stride() or key.stride(3) != 1:
         raise UnsupportedError("keys and values must have one shape and one layout, dim innermost")
-    batch, nodes, heads, dim = query.shape
+    batch, nodes, _, dim = query.shape
     if key.shape[3] != dim or not 1 < dim <= LARGEST_DIM:
         raise UnsupportedError(
             f"head size {dim} of queries, {key.shape[3]} of keys; the kernel takes one, "
             f"up to {LARGEST_DIM}"
         )
-    if heads % key.shape[1] or key.shape[0] != batch:
-        raise UnsupportedError(f"{heads} heads over {key.shape[1]} KV heads, batch {batch}")
-    if visible.shape[:2] != (batch, nodes) or visible.dtype != torch.bool:
-        raise UnsupportedError("visible is bool [batch, node, pending]")
+    check_heads(query, key)
+    check_visible(visible, batch, nodes)
     if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
         raise UnsupportedError("lengths are int32 or int64 [batch]")
     if visible.shape[2] > key.shape[2]:

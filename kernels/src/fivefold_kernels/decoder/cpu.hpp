@@ -57,24 +57,6 @@ struct Call {
 
 enum Stage { NORM, PROJECT, ROTATE, ATTEND, MERGE, OUTPUT, GATE, DOWN, HEAD, STAGES };
 
-// Inputs of a product in its format, for all rows.
-struct Converted {
-  uint8_t* numbers;
-  float *scales, *shifts;
-  int32_t* offsets;
-
-  void make_room(int64_t rows, int64_t width) {
-    const int64_t wide = padded(width, 64), groups = rows * (wide / GROUP);
-    numbers = numbers_.of<uint8_t>(rows * wide * 2);
-    scales = scales_.of<float>(2 * groups);
-    shifts = scales + groups;
-    offsets = offsets_.of<int32_t>(groups);
-  }
-
- private:
-  Scratch numbers_, scales_, offsets_;
-};
-
 class Pass {
  public:
   // Lay everything out for a call; allocates here, so that the threads never do.
@@ -123,7 +105,7 @@ class Pass {
       norm_rows(mine, layer.input_norm, *layer.query);
       clock.end(team, NORM);
       project(team, t, {{layer.query, q, false}, {layer.key, k, false}, {layer.value, v, false}},
-              source(*layer.query, normed, m->hidden, of_hidden));
+              of_hidden.rows(*layer.query, normed));
       clock.end(team, PROJECT);
       rotate_rows(mine, layer, i);
       clock.end(team, ROTATE);
@@ -132,13 +114,13 @@ class Pass {
       for (int64_t r = mine.begin; r < mine.end; ++r) attention.merge_row(r, mixed);
       convert_rows(mine, *layer.output, mixed, q_size);
       clock.end(team, MERGE);
-      project(team, t, {{layer.output, x, true}}, source(*layer.output, mixed, q_size, of_hidden));
+      project(team, t, {{layer.output, x, true}}, of_hidden.rows(*layer.output, mixed));
       clock.end(team, OUTPUT);
       norm_rows(mine, layer.post_norm, *layer.gate);
       clock.end(team, NORM);
-      gate_up(team, t, layer, source(*layer.gate, normed, m->hidden, of_hidden));
+      gate_up(team, t, layer, of_hidden.rows(*layer.gate, normed));
       clock.end(team, GATE);
-      project(team, t, {{layer.down, x, true}}, source(*layer.down, act, m->ffn, of_ffn));
+      project(team, t, {{layer.down, x, true}}, of_ffn.rows(*layer.down, act));
       clock.end(team, DOWN);
     }
     for (int64_t r = mine.begin; r < mine.end; ++r)
@@ -146,27 +128,13 @@ class Pass {
     if (c->logits == nullptr || m->head == nullptr) return;
     convert_rows(mine, *m->head, c->hidden, m->hidden);
     clock.end(team, NORM);
-    project(team, t, {{m->head, c->logits, false}}, source(*m->head, c->hidden, m->hidden, of_hidden));
+    project(team, t, {{m->head, c->logits, false}}, of_hidden.rows(*m->head, c->hidden));
     clock.end(team, HEAD);
-  }
-
-  // The rows of a matrix's input, in its format; converted ones are shared by all threads.
-  static Rows source(const Matrix& w, const float* from, int64_t width, const Converted& converted) {
-    Rows rows_;
-    rows_.f32 = from;
-    rows_.bf16 = reinterpret_cast<uint16_t*>(converted.numbers);
-    rows_.i8 = reinterpret_cast<int8_t*>(converted.numbers);
-    rows_.scale = converted.scales;
-    rows_.shift = converted.shifts;
-    rows_.offset = converted.offsets;
-    rows_.stride = w.format == F32 ? width : padded(padded_inputs(w.format, width), 4);
-    rows_.groups = w.format >= I8 ? padded_inputs(w.format, width) / GROUP : 1;
-    return rows_;
   }
 
   void convert_rows(const Span& mine, const Matrix& w, const float* from, int64_t width) const {
     if (w.format == F32) return;
-    const Rows to = source(w, from, width, of_hidden);
+    const Rows to = of_hidden.rows(w, from);
     for (int64_t r = mine.begin; r < mine.end; ++r)
       convert(w.format, from + r * width, 0, width, to, r);
   }
@@ -195,23 +163,9 @@ class Pass {
                     end = std::min(mine.end - first, tiles);
       for (int64_t tile = begin; tile < end; ++tile) {
         tile_product(*p.w, tile, from, rows, scratch);
-        spread(p, tile, scratch);
+        spread(*p.w, tile, scratch, rows, p.y, p.added);
       }
       first += tiles;
-    }
-  }
-
-  void spread(const Product& p, int64_t tile, const float* from) const {
-    const int width = tile_of(p.w->format);
-    const int64_t at = tile * width, n = std::min<int64_t>(width, p.w->out - at);
-    const float* bias = p.w->bias ? p.w->bias + at : nullptr;
-    for (int64_t r = 0; r < rows; ++r) {
-      float* y = p.y + r * p.w->out + at;
-      const float* value = from + r * width;
-      for (int64_t i = 0; i < n; ++i) {
-        const float sum = bias ? value[i] + bias[i] : value[i];
-        y[i] = p.added ? y[i] + sum : sum;
-      }
     }
   }
 
@@ -219,7 +173,7 @@ class Pass {
   void gate_up(Team& team, int t, const Layer& layer, const Rows& from) {
     const int width = tile_of(layer.gate->format);
     const Span mine((m->ffn + GROUP - 1) / GROUP, t, team.size());
-    const Rows next = source(*layer.down, act, m->ffn, of_ffn);
+    const Rows next = of_ffn.rows(*layer.down, act);
     for (int64_t begin = mine.begin * GROUP; begin < std::min(mine.end * GROUP, m->ffn); begin += GROUP) {
       const int64_t end = std::min<int64_t>(begin + GROUP, m->ffn);
       for (int64_t tile = begin / width; tile * width < end; ++tile)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..attention.checks import check_visible
 from ..attention.cpu import check_cache
 from ..errors import UnsupportedError
 from ..linear.packed import PackedMatrix
@@ -158,8 +159,7 @@ class DecoderPass:
         half = (batch, nodes, w.dim // 2)
         if cosine.shape != half or sine.shape != half:
             raise UnsupportedError(f"angles {tuple(cosine.shape)}, expected {half}")
-        if visible.dtype != torch.bool or visible.shape[:2] != (batch, nodes):
-            raise UnsupportedError("visible is bool [batch, node, pending]")
+        check_visible(visible, batch, nodes)
         shape = (len(w.layers), batch, w.kv_heads, values.shape[3], w.dim)
         if values.shape != shape or keys.shape[0] != shape[0]:
             raise UnsupportedError(f"values {tuple(values.shape)}; this decoder takes {shape}")

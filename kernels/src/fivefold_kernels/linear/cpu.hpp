@@ -7,8 +7,9 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
+#include "../native/rows.hpp"
+#include "../native/scratch.hpp"
 #include "../native/simd.hpp"
 
 namespace ff {
@@ -69,6 +70,39 @@ struct Rows {
   int32_t* offset = nullptr;   // I8, Q8: what takes the 128 of the weights back
   int64_t stride = 0;          // numbers from one row to the next
   int64_t groups = 1;
+};
+
+// Memory for inputs in the format of a product; those of all rows, shared by all threads.
+class Converted {
+ public:
+  void make_room(int64_t rows, int64_t width) {
+    const int64_t wide = padded(width, 64), groups = rows * (wide / GROUP);
+    numbers = numbers_.of<uint8_t>(rows * wide * 2);
+    scales = scales_.of<float>(2 * groups);
+    shifts = scales + groups;
+    offsets = offsets_.of<int32_t>(groups);
+  }
+
+  // How the inputs of a matrix lie here; `from` are the floats, which F32 multiplies as they are.
+  Rows rows(const Matrix& w, const float* from) const {
+    const int64_t inputs = padded_inputs(w.format, w.in);
+    Rows to;
+    to.f32 = from;
+    to.bf16 = reinterpret_cast<uint16_t*>(numbers);
+    to.i8 = reinterpret_cast<int8_t*>(numbers);
+    to.scale = scales;
+    to.shift = shifts;
+    to.offset = offsets;
+    to.stride = w.format == F32 ? inputs : padded(inputs, 4);
+    to.groups = w.format >= I8 ? inputs / GROUP : 1;
+    return to;
+  }
+
+ private:
+  uint8_t* numbers = nullptr;
+  float *scales = nullptr, *shifts = nullptr;
+  int32_t* offsets = nullptr;
+  Scratch numbers_, scales_, offsets_;
 };
 
 FF_INLINE float largest(const float* x, int64_t n) {
@@ -243,54 +277,60 @@ void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* sc
 // ----------------------------------------------------------------------------------------- tiles
 
 template <int R>
-void block(const Matrix& w, int64_t tile, const Rows& x, int64_t row, int64_t from, int64_t to,
-               int64_t ahead, float* y) {
-  const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w.format, w.in);
-  switch (w.format) {
-    case F32:
-      return f32_block<R>(reinterpret_cast<const float*>(data), x.f32 + row * x.stride, x.stride, from,
-                          to, ahead, y);
-    case BF16:
-      return bf16_block<R>(reinterpret_cast<const uint16_t*>(data), x.bf16 + row * x.stride, x.stride,
-                           from, to, ahead, y);
-    case I8: return grouped_block<R, I8>(data, x, row, w.scales + tile * GROUPED_TILE, ahead, y);
-    case Q4: return grouped_block<R, Q4>(data, x, row, nullptr, ahead, y);
-    default: return grouped_block<R, Q8>(data, x, row, nullptr, ahead, y);
+struct TileBlock {
+  static void run(const Matrix& w, int64_t tile, const Rows& x, int64_t row, int64_t from, int64_t to,
+                  int64_t ahead, float* y) {
+    const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w.format, w.in);
+    switch (w.format) {
+      case F32:
+        return f32_block<R>(reinterpret_cast<const float*>(data), x.f32 + row * x.stride, x.stride,
+                            from, to, ahead, y);
+      case BF16:
+        return bf16_block<R>(reinterpret_cast<const uint16_t*>(data), x.bf16 + row * x.stride,
+                             x.stride, from, to, ahead, y);
+      case I8: return grouped_block<R, I8>(data, x, row, w.scales + tile * GROUPED_TILE, ahead, y);
+      case Q4: return grouped_block<R, Q4>(data, x, row, nullptr, ahead, y);
+      default: return grouped_block<R, Q8>(data, x, row, nullptr, ahead, y);
+    }
   }
-}
-
-using Block = void (*)(const Matrix&, int64_t, const Rows&, int64_t, int64_t, int64_t, int64_t,
-                       float*);
-
-template <int... R>
-constexpr void fill(Block* blocks, std::integer_sequence<int, R...>) {
-  ((blocks[R + 1] = block<R + 1>), ...);
-}
-
-struct Blocks {
-  Block of[MAX_ROWS + 1] = {};
-  constexpr Blocks() { fill(of, std::make_integer_sequence<int, MAX_ROWS>()); }
 };
-inline constexpr Blocks BLOCKS;
 
-// All rows of one tile into y [rows, tile]; rows are split as evenly as blocks allow.
+inline constexpr Table<TileBlock, MAX_ROWS> TILE_BLOCKS{};
+
+// All rows of one tile into y [rows, tile].
 inline void tile_product(const Matrix& w, int64_t tile, const Rows& x, int64_t rows, float* y) {
   const int64_t inputs = padded_inputs(w.format, w.in), bytes = tile_bytes(w.format, w.in);
   const int width = tile_of(w.format);
   const bool in_chunks = w.format == F32 || w.format == BF16;
-  const int64_t blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
+  const bool is_one_block = rows <= MAX_ROWS;
   int64_t chunk = inputs;
   if (in_chunks) {
     std::memset(y, 0, sizeof(float) * rows * width);
-    if (blocks > 1) chunk = std::max<int64_t>(CHUNK_BYTES / (bytes / inputs) / 8 * 8, 8);
+    if (!is_one_block) chunk = std::max<int64_t>(CHUNK_BYTES / (bytes / inputs) / 8 * 8, 8);
   }
   for (int64_t from = 0; from < inputs; from += chunk) {
     const int64_t to = std::min(from + chunk, inputs);
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t row = rows * b / blocks, count = rows * (b + 1) / blocks - row;
+    in_blocks<MAX_ROWS>(rows, [&](int64_t row, int64_t count) {
       // The first rows bring what they work on, the last ones of several what comes next.
-      const int64_t ahead = blocks > 1 && b == blocks - 1 ? (to - from) * bytes / inputs : AHEAD;
-      BLOCKS.of[count](w, tile, x, row, from, to, ahead, y + row * width);
+      const bool is_last = !is_one_block && row + count == rows;
+      const int64_t ahead = is_last ? (to - from) * bytes / inputs : AHEAD;
+      TILE_BLOCKS.of[count](w, tile, x, row, from, to, ahead, y + row * width);
+    });
+  }
+}
+
+// Put a tile's products [rows, tile] into y [rows, out], with the bias; or add them to what is there.
+inline void spread(const Matrix& w, int64_t tile, const float* from, int64_t rows, float* y,
+                   bool is_added) {
+  const int width = tile_of(w.format);
+  const int64_t at = tile * width, n = std::min<int64_t>(width, w.out - at);
+  const float* bias = w.bias ? w.bias + at : nullptr;
+  for (int64_t r = 0; r < rows; ++r) {
+    float* to = y + r * w.out + at;
+    const float* value = from + r * width;
+    for (int64_t i = 0; i < n; ++i) {
+      const float sum = bias ? value[i] + bias[i] : value[i];
+      to[i] = is_added ? to[i] + sum : sum;
     }
   }
 }

@@ -29,14 +29,10 @@ struct Product {
       team.barrier();
     }
     const Span mine(tiles_of(*w), t, team.size());
-    const int width = tile_of(w->format);
     float* tile_out = scratch + t * scratch_size;
     for (int64_t tile = mine.begin; tile < mine.end; ++tile) {
       tile_product(*w, tile, from, rows, tile_out);
-      const int64_t at = tile * width, n = std::min<int64_t>(width, w->out - at);
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < n; ++i)
-          y[r * w->out + at + i] = tile_out[r * width + i] + (w->bias ? w->bias[at + i] : 0.0f);
+      spread(*w, tile, tile_out, rows, y, false);
     }
   }
 };
@@ -104,22 +100,11 @@ FF_EXPORT void ff_unpack(const Matrix* w, const int64_t* rows, int64_t count, fl
 FF_EXPORT int32_t ff_linear(const Matrix* w, const float* x, int64_t rows, float* y, int32_t threads) {
   try {
     // Kept between calls, so that no call has to fetch fresh pages; each Python thread has its own.
-    static thread_local Scratch converted, scales, offsets, tiles;
-    const int64_t wide = padded(padded_inputs(w->format, w->in), 64);
-    Product p{w, x, rows, y, {}, padded(rows * DENSE_TILE, 64), nullptr};
-    p.scratch = tiles.of<float>(p.scratch_size * threads);
-    p.from.f32 = x;
-    p.from.stride = w->in;
-    if (w->format != F32) {
-      uint8_t* to = converted.of<uint8_t>(rows * wide * 2);
-      p.from.bf16 = reinterpret_cast<uint16_t*>(to);
-      p.from.i8 = reinterpret_cast<int8_t*>(to);
-      p.from.groups = w->format >= I8 ? padded_inputs(w->format, w->in) / GROUP : 1;
-      p.from.scale = scales.of<float>(2 * rows * p.from.groups);
-      p.from.shift = p.from.scale + rows * p.from.groups;
-      p.from.offset = offsets.of<int32_t>(rows * p.from.groups);
-      p.from.stride = padded(padded_inputs(w->format, w->in), 4);
-    }
+    static thread_local Converted converted;
+    static thread_local Scratch tiles;
+    if (w->format != F32) converted.make_room(rows, w->in);
+    const int64_t scratch_size = padded(rows * DENSE_TILE, 64);
+    Product p{w, x, rows, y, converted.rows(*w, x), scratch_size, tiles.of<float>(scratch_size * threads)};
     Teams::run(threads, Product::work, &p);
     return 0;
   } catch (const std::bad_alloc&) {

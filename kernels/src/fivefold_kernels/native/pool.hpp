@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "rows.hpp"
 #include "simd.hpp"
 
 namespace ff {
@@ -138,12 +139,6 @@ class Teams {
     if (!team || team->size() != size) team = std::make_unique<Team>(size);
     team->run(work, context);
   }
-};
-
-// The part of `count` items that falls to thread t of n: the same split for every call.
-struct Span {
-  int64_t begin, end;
-  Span(int64_t count, int t, int n) : begin(count * t / n), end(count * (t + 1) / n) {}
 };
 
 }  // namespace ff

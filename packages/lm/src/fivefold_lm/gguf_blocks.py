@@ -144,10 +144,10 @@ def load_blocks(folder: Path, dtype: torch.dtype, library: ctypes.CDLL) -> PreTr
             if f"{path}.bias" in kinds:
                 matrix = matrix.with_bias(file.get_tensor(f"{path}.bias"))
             is_embedding = isinstance(module.get_submodule(path), nn.Embedding)
-            part = BlockEmbedding(matrix, dtype) if is_embedding else BlockLinear(matrix)
+            part = BlockEmbedding(matrix, dtype) if is_embedding else BlockLinear(matrix, dtype)
             module.set_submodule(path, part)
             if is_embedding and "lm_head.weight" not in kinds:
-                module.set_submodule("lm_head", BlockLinear(matrix))
+                module.set_submodule("lm_head", BlockLinear(matrix, dtype))
     base: Any = module.base_model
     base.rotary_emb = type(base.rotary_emb)(config=config)  # its frequencies were never computed
     module.train(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -49,7 +49,8 @@ class Kernels:
         if self.library is None:
             return self
         build = self.name.split("-")[0]
-        return replace(self, name=f"{build}-int8", pack=native_pack(Format.I8, self.library))
+        pack = native_pack(Format.I8, self.library)
+        return Kernels(f"{build}-int8", pack, library=self.library, is_rounded=True)
 
 
 @dataclass
@@ -116,7 +117,15 @@ def speed_up(module: PreTrainedModel, kernels: Kernels) -> Speedup:
     In place and reversible. Models of the Llama family (Llama, Mistral, Qwen2, Qwen3) with full
     attention run whole passes; in any other model each linear layer is swapped alone.
     """
-    handle = pack_linears(module, kernels.pack, kernels.head)
+    return _run_native(module, kernels, pack_linears(module, kernels.pack, kernels.head))
+
+
+def hold_packed(module: PreTrainedModel, kernels: Kernels) -> Speedup:
+    """Let a model whose layers are packed from the start run in one call a pass, where it can."""
+    return _run_native(module, kernels, PackedHandle(()))
+
+
+def _run_native(module: PreTrainedModel, kernels: Kernels, handle: PackedHandle) -> Speedup:
     why_not = "oneDNN has no pass" if kernels.library is None else why_no_pass(module)
     decoder = None
     if why_not is None and kernels.library is not None:
@@ -125,15 +134,6 @@ def speed_up(module: PreTrainedModel, kernels: Kernels) -> Speedup:
         except UnsupportedError as error:
             why_not = str(error)
     done = Speedup(module, kernels, handle, decoder, why_not)
-    object.__setattr__(module, _ATTRIBUTE, done)
-    return done
-
-
-def hold_packed(module: PreTrainedModel, kernels: Kernels) -> Speedup:
-    """Let a model whose layers are packed from the start run in one call a pass."""
-    assert kernels.library is not None
-    decoder = NativeDecoder(module, kernels.library)
-    done = Speedup(module, kernels, PackedHandle(()), decoder, None)
     object.__setattr__(module, _ATTRIBUTE, done)
     return done
 

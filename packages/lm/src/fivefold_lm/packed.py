@@ -86,11 +86,13 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`; a tensor that needs gradients takes the stock path."""
-        tracked = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        if self.is_stock or tracked:
+        if self.is_stock or self._is_tracked(input):
             return nn.functional.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, self.in_features)
         return self.product(rows).view(*input.shape[:-1], self.out_features)
+
+    def _is_tracked(self, input: Tensor) -> bool:
+        return torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
 
 
 class BlockLinear(PackedLinear):
@@ -99,28 +101,25 @@ class BlockLinear(PackedLinear):
     For matrices whose floats were never made, such as the blocks of a GGUF file.
     """
 
-    def __init__(self, matrix: PackedMatrix) -> None:
+    def __init__(self, matrix: PackedMatrix, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = matrix.in_features, matrix.out_features
         self.matrix = matrix
+        self.dtype = dtype
         self.product = NativeProduct(matrix)
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:  # type: ignore[override]
         """The matrix as floats, made anew at each call."""
-        return self.matrix.rows(torch.arange(self.out_features))
+        return self.matrix.rows(torch.arange(self.out_features)).to(self.dtype)
 
     @property
     def bias(self) -> Float[Tensor, " out"] | None:  # type: ignore[override]
         """What is added to each product."""
-        return self.matrix.bias
+        return None if self.matrix.bias is None else self.matrix.bias.to(self.dtype)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return `input @ weight.T + bias`."""
-        if self.is_stock:
-            return nn.functional.linear(input, self.weight.to(input.dtype), self.bias)
-        rows = input.reshape(-1, self.in_features)
-        return self.product(rows).view(*input.shape[:-1], self.out_features)
+    def _is_tracked(self, input: Tensor) -> bool:
+        return False  # for inference only
 
 
 class BlockEmbedding(nn.Embedding):

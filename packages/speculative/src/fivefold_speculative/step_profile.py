@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from fivefold import Run, UserError
 from fivefold_kernels import PackedMatrix
-from fivefold_kernels.ceilings import median_seconds, product_rate, read_bandwidth
+from fivefold_kernels.ceilings import median_seconds, packed_rate, product_rate, read_bandwidth
 from fivefold_kernels.decoder.cpu import STAGES, Scores
 from fivefold_lm import KVCache, LanguageModel, Rows
 from fivefold_lm.attention import NAME, attention_forward, register
@@ -46,7 +46,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 COLUMNS = ("stage", "ms_per_step", "share", "MB", "MFLOP", "share_of_ceiling")
 _LARGEST = 1 << 30  # bytes that the bandwidth is measured on: far beyond the processor's caches
-_SIDE = 1024  # of the matrices that the rate of products is measured on
 _SPANS = {
     "t_draft": (Stage.DRAFT_AROUND, Runner.DRAFT),
     "t_target": (Stage.TARGET_AROUND, Runner.TARGET),
@@ -104,12 +103,12 @@ class Ceilings:
         layers = [part for part in model.module.modules() if isinstance(part, nn.Linear | Conv1D)]
         size = min(sum(_read_by(layer)[0] for layer in layers), _LARGEST)
         matrix = next((own for own in map(_native_matrix, layers) if own is not None), None)
-        rate = product_rate(model.dtype, _SIDE)
+        rate = product_rate(model.dtype)
         if matrix is None:
             buffer = torch.ones(size // 4)
             return cls(buffer.nbytes / median_seconds(buffer.sum), rate)
         bandwidth = read_bandwidth(size, matrix.library)
-        return cls(bandwidth, max(rate, _packed_rate(matrix)))
+        return cls(bandwidth, max(rate, packed_rate(matrix.format, matrix.library)))
 
     def __str__(self) -> str:
         """Return both in the units of data sheets."""
@@ -411,13 +410,6 @@ def _read_by(layer: nn.Module) -> tuple[int, int]:
     weight = layer.rows if isinstance(layer, WordHead) else layer.weight
     assert isinstance(weight, Tensor)
     return weight.nbytes, weight.numel()
-
-
-def _packed_rate(like: PackedMatrix) -> float:
-    """Return operations a second of our product of square matrices in a matrix's format."""
-    square = torch.ones(_SIDE, _SIDE)
-    packed = PackedMatrix.pack(square, like.format, like.library)
-    return 2 * _SIDE**3 / median_seconds(lambda: packed.product(square))
 
 
 def _in_millions(row: dict[str, Any]) -> dict[str, float | None]:
