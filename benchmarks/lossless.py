@@ -4,8 +4,10 @@
 
 - `equal_texts_{METHOD}_batch_{1,8}`: the share of prompts (half HumanEval, half chat) whose greedy
   text is token for token that of plain decoding, one prompt at a time; batches are ragged;
+- `equal_texts_{FORMAT}_{METHOD}_batch_{1,8}`: likewise with `--formats`: bfloat16, or the GGUF file
+  run from its own blocks, where plain decoding of that format is the reference;
 - `checks_failed_{METHOD}`: checks of `fivefold audit` that failed at temperatures 0.3, 0.7 and 1.0,
-  with and without a nucleus.
+  with and without a nucleus; not with `--texts`.
 
 Rows hold every cell; a text that differs is a row with the place where it parts.
 """
@@ -18,7 +20,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class Case:
     samplers: int
 
 
+FORMATS = {
+    "float32": ModelConfig(),
+    "bfloat16": ModelConfig(dtype="bfloat16"),
+    "file": ModelConfig(weights="file"),
+}
 FULL = Case(prompts=50, tokens=128, toy_samples=20_000, model_samples=600, samplers=6)
 QUICK = Case(prompts=8, tokens=48, toy_samples=20_000, model_samples=200, samplers=1)
 
@@ -67,9 +73,11 @@ def main() -> int:
     """Compare, print, write; 1 when anything differs."""
     options = read_options()
     case = QUICK if options.quick else FULL
+    case = replace(
+        case, **{name: value for name in ("prompts", "tokens") if (value := getattr(options, name))}
+    )
     result = Result("benchmarks/lossless")
     result.environment |= {"quick_case": options.quick, "model": options.model, **vars(case)}
-    model = load_model(ModelConfig(name=options.model), print)
     chosen = {name: METHODS[name] for name in options.methods or METHODS}
     options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(
@@ -78,10 +86,13 @@ def main() -> int:
         initializer=torch.set_num_threads,
         initargs=(max(1, num_cores() // options.processes),),
     ) as pool:
-        compare_texts(pool, model, case, chosen, result)
-        result.status = "partial"  # until the audits are done as well
-        result.write(options.out)
-        audit_samplers(pool, options.model, case, chosen, result)
+        result.status = "partial"  # until all is done
+        for name in options.formats:
+            config = replace(FORMATS[name], name=options.model)
+            compare_texts(pool, name, config, case, chosen, result)
+            result.write(options.out)
+        if not options.texts:
+            audit_samplers(pool, options.model, case, chosen, result)
     result.status = "ok"
     result.write(options.out)
     for name, value in result.figures.items():
@@ -99,32 +110,49 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/lossless"))
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
+    parser.add_argument("--formats", nargs="*", choices=list(FORMATS), default=["float32"])
+    parser.add_argument("--prompts", type=int, help="how many; default: 50, or 8 if quick")
+    parser.add_argument("--tokens", type=int, help="of each text; default: 128, or 48 if quick")
+    parser.add_argument("--texts", action="store_true", help="compare texts only: no audits")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), help="default: all")
     parser.add_argument("--processes", type=int, default=num_cores(), help="share the work")
     return parser.parse_args()
 
 
-@cache
-def loaded(name: str) -> LanguageModel:
-    """Return the model of this process, loaded once."""
-    return load_model(ModelConfig(name=name), print)
+_LOADED: dict[str, LanguageModel] = {}  # the one model that this process holds
+
+
+def loaded(config: ModelConfig) -> LanguageModel:
+    """Return a model, kept until another one is asked for."""
+    key = repr(config)
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load_model(config, print)
+    return _LOADED[key]
 
 
 # ------------------------------------------------------------------------------------- greedy text
 
 
 def compare_texts(
-    pool: Executor, model: LanguageModel, case: Case, methods: Methods, result: Result
+    pool: Executor,
+    format: str,
+    config: ModelConfig,
+    case: Case,
+    methods: Methods,
+    result: Result,
 ) -> None:
     """Compare greedy texts with plain decoding of one prompt at a time."""
     half = case.prompts // 2
     code, chat = spread(human_eval_prompts(), half), spread(chat_prompts(), half)
     prompts = [prompt for pair in zip(code, chat, strict=True) for prompt in pair]
-    tokens = [model.encode(prompt.content) for prompt in prompts]
+    encode = loaded(config).encode
+    tokens = [encode(prompt.content) for prompt in prompts]
+    label = "" if format == "float32" else f"{format}_"
 
     def begun(spec: str | Mapping[str, Any], batch: int) -> list[Future[list[list[int]]]]:
         parts = [tokens[at : at + PART] for at in range(0, len(tokens), PART)]
-        return [pool.submit(texts, model.name, spec, part, case.tokens, batch) for part in parts]
+        return [pool.submit(texts, config, spec, part, case.tokens, batch) for part in parts]
 
     plainly = begun("none", 1)
     running = {cell: begun(methods[cell[0]], cell[1]) for cell in product(methods, BATCHES)}
@@ -132,12 +160,12 @@ def compare_texts(
     for (name, batch), parts in running.items():
         found = [text for part in parts for text in part.result()]
         equal = [a == b for a, b in zip(found, plain, strict=True)]
-        figure = f"equal_texts_{name}_batch_{batch}"
+        figure = f"equal_texts_{label}{name}_batch_{batch}"
         result.figures[figure] = sum(equal) / len(equal)
         print(f"{figure} = {result.figures[figure]}", flush=True)
         for prompt, same, text, wanted in zip(prompts, equal, found, plain, strict=True):
-            row: dict[str, object] = {"method": name, "batch": batch, "prompt": prompt.id}
-            row |= {"tokens": len(wanted), "identical_to_plain": same}
+            row: dict[str, object] = {"format": format, "method": name, "batch": batch}
+            row |= {"prompt": prompt.id, "tokens": len(wanted), "identical_to_plain": same}
             if not same:
                 pairs = enumerate(zip(text, wanted, strict=False))
                 row["parts_at"] = next((i for i, (a, b) in pairs if a != b), len(wanted))
@@ -145,14 +173,14 @@ def compare_texts(
 
 
 def texts(
-    model: str,
+    config: ModelConfig,
     spec: str | Mapping[str, Any],
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     batch: int,
 ) -> list[list[int]]:
     """Continue prompts greedily, some at a time."""
-    one, found = ours(loaded(model), spec), []
+    one, found = ours(loaded(config), spec), []
     for at in range(0, len(prompts), batch):
         requests = [Request(prompt, max_new_tokens) for prompt in prompts[at : at + batch]]
         running = one.engine.batch(requests, text=False)
@@ -192,7 +220,7 @@ def audited(
         toy_samples=case.toy_samples,
         model_samples=case.model_samples,
     )
-    target = loaded(model)
+    target = loaded(ModelConfig(name=model))
     sampling = SamplingConfig(temperature=temperature, top_p=top_p)
     sampler = Sampler(sampling, vocab_size=target.vocab_size)
     engine = replace(ours(target, spec).engine, sampler=sampler)
