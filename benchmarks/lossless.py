@@ -2,7 +2,7 @@
 
 `python benchmarks/lossless.py [--quick] [--out DIR]` writes `DIR/result.json`. Figures:
 
-- `equal_texts_{METHOD}_batch_{1,8}`: the share of prompts (half HumanEval, half chat) whose greedy
+- `equal_texts_{METHOD}_batch_{1,8}`: the share of prompts (half chat as far as there are any, the others HumanEval) whose greedy
   text is token for token that of plain decoding, one prompt at a time; batches are ragged;
 - `equal_texts_{FORMAT}_{METHOD}_batch_{1,8}`: likewise with `--formats`: bfloat16, or the GGUF file
   run from its own blocks, where plain decoding of that format is the reference;
@@ -143,9 +143,10 @@ def compare_texts(
     result: Result,
 ) -> None:
     """Compare greedy texts with plain decoding of one prompt at a time."""
-    half = case.prompts // 2
-    code, chat = spread(human_eval_prompts(), half), spread(chat_prompts(), half)
-    prompts = [prompt for pair in zip(code, chat, strict=True) for prompt in pair]
+    chat = spread(chat_prompts(), case.prompts // 2)
+    code = spread(human_eval_prompts(), case.prompts - len(chat))
+    ordered = sorted([*enumerate(chat), *enumerate(code)], key=lambda pair: pair[0])
+    prompts = [prompt for _, prompt in ordered]
     encode = loaded(config).encode
     tokens = [encode(prompt.content) for prompt in prompts]
     label = "" if format == "float32" else f"{format}_"
