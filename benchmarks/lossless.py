@@ -2,8 +2,9 @@
 
 `python benchmarks/lossless.py [--quick] [--out DIR]` writes `DIR/result.json`. Figures:
 
-- `equal_texts_{METHOD}_batch_{1,8}`: the share of prompts (half chat as far as there are any, the others HumanEval) whose greedy
-  text is token for token that of plain decoding, one prompt at a time; batches are ragged;
+- `equal_texts_{METHOD}_batch_{1,8}`: the share of prompts (half of chat as far as there are any,
+  the others HumanEval) whose greedy text is that of plain decoding, token for token, one prompt
+  at a time; batches are ragged;
 - `equal_texts_{FORMAT}_{METHOD}_batch_{1,8}`: likewise with `--formats`: bfloat16, or the GGUF file
   run from its own blocks, where plain decoding of that format is the reference;
 - `checks_failed_{METHOD}`: checks of `fivefold audit` that failed at temperatures 0.3, 0.7 and 1.0,

@@ -29,12 +29,15 @@ def median_seconds(call: Callable[[], object], tries: int = TRIES) -> float:
     return statistics.median(times)
 
 
-def read_bandwidth(size: int, library: ctypes.CDLL, threads: int | None = None) -> float:
+def read_bandwidth(size: int, library: ctypes.CDLL | None, threads: int | None = None) -> float:
     """Return bytes a second of reading a buffer of `size` bytes again and again.
 
     A buffer of the size of the weights, in pages as theirs: what fits into a cache is read faster.
+    Without a build of our kernels torch sums it.
     """
     buffer = streamed_zeros((max(size // 4, 1),), torch.float32).fill_(1)
+    if library is None:
+        return buffer.nbytes / median_seconds(buffer.sum)
     count = threads or num_threads()
     seconds = median_seconds(lambda: library.ff_read(buffer.data_ptr(), buffer.numel(), count))
     return buffer.nbytes / seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,9 @@ class Finding:
     operation: str
     """What it computes, with the numbers' format."""
     implementation: str
-    """An instruction set, or `triton`."""
+    """An instruction set, `triton`, or a library."""
+    is_library: bool = False
+    """Whether it is a library's kernel, of which nobody promises row invariance."""
     why_not: str = ""
     """Why it does not run here; empty when it does."""
     error: float = 0.0
@@ -51,8 +53,9 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether it runs and is right."""
-        return not self.why_not and self.row_invariant and self.error <= self.tolerance
+        """Whether it runs and is right; ours must be row invariant as well."""
+        invariant = self.row_invariant or self.is_library
+        return not self.why_not and invariant and self.error <= self.tolerance
 
 
 def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding]:
@@ -82,20 +85,57 @@ def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding
             yield _gpu_attention(device, dtype, rows)
 
 
+def examine_library(
+    name: str,
+    pack: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    dtype: torch.dtype,
+    rows: Sequence[int],
+    library: ctypes.CDLL | None,
+) -> Finding:
+    """Look at a library's product in the same way: right, as fast, row invariant?
+
+    Args:
+        name: of the library.
+        pack: makes of a weight, [out, in], what multiplies rows, [row, in], with it.
+        dtype: of weight and rows.
+        rows: numbers of rows to time.
+        library: any build of the CPU kernels, which measures the bandwidth; None: torch does.
+    """
+    weight = _numbers(OUT, IN).to(dtype)
+    x = _numbers(max(*rows, 8), IN).to(dtype)
+    format = Format.F32 if dtype is torch.float32 else Format.BF16
+    wanted = linear(x[:4].float(), weight.float(), format)
+    tolerance = TOLERANCE if dtype is torch.float32 else ROUNDED
+    found = Finding(f"linear {format.name}", name, is_library=True, tolerance=tolerance)
+    return _look_at(found, pack(weight), x, wanted, rows, weight.nbytes, library)
+
+
 def _linear(name: str, library: ctypes.CDLL, format: Format, rows: Sequence[int]) -> Finding:
-    weight = _numbers(OUT, IN)
-    packed = PackedMatrix.pack(weight, format, library)
+    packed = PackedMatrix.pack(_numbers(OUT, IN), format, library)
     x = _numbers(max(*rows, 8), IN)
-    together = packed.product(x)
-    alone = torch.cat([packed.product(row[None]) for row in x[:8]])
     wanted = linear(x[:4], packed.rows(torch.arange(OUT)), format)
-    return Finding(
-        f"linear {format.name}",
-        name,
-        error=_error(together[:4], wanted),
+    found = Finding(f"linear {format.name}", name)
+    return _look_at(found, packed.product, x, wanted, rows, packed.nbytes, library)
+
+
+def _look_at(
+    found: Finding,
+    product: Callable[[Tensor], Tensor],
+    x: Tensor,
+    wanted: Tensor,
+    rows: Sequence[int],
+    nbytes: int,
+    library: ctypes.CDLL | None,
+) -> Finding:
+    """Return what is found with a product's error, invariance and times; `wanted` is of 4 rows."""
+    together = product(x)
+    alone = torch.cat([product(row[None]) for row in x[:8]])
+    return replace(
+        found,
+        error=_error(together[:4].float(), wanted),
         row_invariant=torch.equal(together[:8], alone),
-        seconds=tuple(median_seconds(lambda n=n: packed.product(x[:n])) for n in rows),  # type: ignore[misc]
-        bound=packed.nbytes / read_bandwidth(packed.nbytes, library),
+        seconds=tuple(median_seconds(lambda n=n: product(x[:n])) for n in rows),  # type: ignore[misc]
+        bound=nbytes / read_bandwidth(nbytes, library),
     )
 
 

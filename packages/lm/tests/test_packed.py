@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from fivefold_kernels import Format, cpu_library
+from fivefold_kernels.native.library import has_compiler
 from fivefold_lm.packed import (
     PackedLinear,
+    native_pack,
     pack_linears,
     packed_product,
     stock_products,
@@ -77,3 +80,19 @@ def test_stock_products_are_those_of_the_unpacked_layer_bit_for_bit():
         with pytest.raises(RuntimeError):
             model(input)
         handle.revert()
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+@pytest.mark.parametrize("format", [Format.I8, Format.Q4, Format.Q8])
+def test_stock_products_of_rounded_weights_are_of_the_numbers_that_are_held(format):
+    torch.manual_seed(4)
+    layer = PackedLinear(nn.Linear(96, 48), native_pack(format, cpu_library()))
+    held = layer.product.matrix.rows(torch.arange(48)).double()
+    input = torch.randn(2, 3, 96)
+    groups = input.double().view(2, 3, 3, 32)
+    step = groups.abs().amax(-1, keepdim=True) / 127
+    rounded = ((groups / step).round() * step).view(2, 3, 96)
+    wanted = rounded @ held.T + layer.bias.double()
+    with torch.inference_mode(), stock_products(layer):
+        assert torch.allclose(layer(input).double(), wanted, atol=1e-5)
+    assert not torch.allclose(held, layer.weight.double(), atol=1e-5)

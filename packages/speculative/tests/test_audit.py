@@ -4,9 +4,9 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from fivefold import UserError
 from fivefold.testing import compose
 from fivefold_kernels.native.library import has_compiler
+from fivefold_lm.packed import NativeProduct
 from fivefold_speculative.checks import chi_square_check, pooled
 from fivefold_speculative.testing import SEEDED_BUGS, planted
 from hypothesis import given
@@ -110,6 +110,27 @@ def test_pooled_cells_keep_their_sums_and_reach_five_samples(expected):
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-def test_rounded_weights_are_refused_since_transformers_has_none_such(audit):
-    with pytest.raises(UserError, match=r"model\.weights=int4.*model\.weights=float"):
-        audit("model.weights=int4", *QUICK)
+class TestRoundedWeights:
+    def test_they_are_audited_against_plain_products_of_the_same_numbers(self, audit):
+        assert audit("model.weights=int4", "drafting=prompt_lookup", *SMALL) == (0, [])
+
+    def test_a_pass_that_is_wrong_for_plain_and_drafted_text_alike_is_caught(
+        self, audit, monkeypatch
+    ):
+        """Both texts are equal then: only the reference tells."""
+        right = NativeProduct.__call__
+        monkeypatch.setattr(NativeProduct, "__call__", lambda self, rows: -right(self, rows))
+        status, failed = audit("model.weights=int8", "drafting=prompt_lookup", *SMALL)
+        assert status == 1
+        assert "plain text is the reference's, up to rounding" in failed
+        assert "logits after every step equal a fresh pass" in failed
+        assert not any("greedy text" in check for check in failed)
+
+
+def test_stock_products_are_named_where_they_may_explain_a_gap(folders, cache, monkeypatch):
+    real = task.plain_greedy
+    monkeypatch.setattr(task, "plain_greedy", lambda *args: ([5, *real(*args)[0][1:]], []))
+    settings = [f"model={folders / 'target'}", "model.kernels=torch", *QUICK, *SMALL]
+    run = compose("audit", settings)
+    assert task.run(run.config, run) == 1
+    assert any("stock products" in row["detail"] for row in run.result.rows)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+
+import torch
 from fivefold import Run
-from fivefold_kernels.exam import Finding, examine
+from fivefold_kernels import UnsupportedError, cpu_library
+from fivefold_kernels.exam import Finding, examine, examine_library
+from torch import Tensor
 
 from .config import RuntimeConfig
 from .kernels import kernels_folder
+from .packed import OneDnnProduct
 from .runtime import apply_runtime
 from .task_configs import KernelsConfig
 
@@ -15,12 +23,31 @@ def run(config: KernelsConfig, run: Run) -> int:
     """Run `fivefold kernels`; the status is 1 when a kernel that runs here is wrong."""
     apply_runtime(run.node("runtime", RuntimeConfig))
     wrong = 0
-    for finding in examine(config.rows, kernels_folder()):
+    findings = chain(examine(config.rows, kernels_folder()), examine_libraries(config.rows))
+    for finding in findings:
         run.row(**_row(finding, config.rows))
         wrong += not finding.why_not and not finding.passed
     run.table("kernels; linear products of 4096 by 2048", run.result.rows)
     run.figure("kernels_wrong", wrong)
     return 1 if wrong else 0
+
+
+def examine_libraries(rows: list[int]) -> Iterator[Finding]:
+    """Look at the products that are taken where ours do not run: `model.kernels=onednn|torch`."""
+    try:
+        library = cpu_library(folder=kernels_folder())
+    except UnsupportedError:
+        library = None
+    products: dict[str, Callable[[Tensor], Callable[[Tensor], Tensor]]] = {"torch": _stock}
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        products["onednn"] = partial(OneDnnProduct, bias=None)
+    for name, pack in products.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            yield examine_library(name, pack, dtype, rows, library)
+
+
+def _stock(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda rows: torch.nn.functional.linear(rows, weight)
 
 
 def _row(finding: Finding, rows: list[int]) -> dict[str, object]:

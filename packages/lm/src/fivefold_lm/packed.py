@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 from fivefold_kernels import Format, PackedMatrix
+from fivefold_kernels.linear.reference import linear
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -66,6 +67,11 @@ class NativeProduct:
         """Return the product."""
         return self.matrix.product(rows).to(rows.dtype)
 
+    def reference(self, rows: Tensor) -> Tensor:
+        """Return the same product by plain torch: the weights unpacked, summed in float64."""
+        weight = self.matrix.rows(torch.arange(self.matrix.out_features))
+        return linear(rows.float(), weight, self.matrix.format, self.matrix.bias).to(rows.dtype)
+
 
 class PackedLinear(nn.Linear):
     """A linear layer that computes with a packed copy of its weight.
@@ -86,10 +92,18 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`; a tensor that needs gradients takes the stock path."""
-        if self.is_stock or self._is_tracked(input):
+        product: Product = self.product
+        if self.is_stock and self._is_rounded():
+            assert isinstance(product, NativeProduct)
+            product = product.reference
+        elif self.is_stock or self._is_tracked(input):
             return nn.functional.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, self.in_features)
-        return self.product(rows).view(*input.shape[:-1], self.out_features)
+        return product(rows).view(*input.shape[:-1], self.out_features)
+
+    def _is_rounded(self) -> bool:
+        """Whether the packed copy holds other numbers than the weight."""
+        return isinstance(self.product, NativeProduct) and self.product.matrix.format >= Format.I8
 
     def _is_tracked(self, input: Tensor) -> bool:
         return torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
@@ -165,7 +179,11 @@ class PackedHandle:
 
 @contextmanager
 def stock_products(module: nn.Module) -> Iterator[None]:
-    """Let packed layers compute by stock products meanwhile: an oracle without our part in it."""
+    """Let packed layers compute by stock products meanwhile: an oracle without our part in it.
+
+    Layers of rounded weights compute by the plain reference of the kernels: the numbers they hold,
+    inputs rounded as the format says, summed in float64.
+    """
     layers = [part for part in module.modules() if isinstance(part, PackedLinear)]
     for layer in layers:
         layer.is_stock = True

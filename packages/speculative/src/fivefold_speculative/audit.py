@@ -2,6 +2,8 @@
 
 Every check compares the method, as the user has set it, with something that has no part in the
 engine: transformers' own forward passes and logits processors, or arithmetic over all draws.
+Rounded weights are a model of their own: its texts are compared with its own plain decoding, and
+that with transformers' forward pass over plain torch products of the same numbers.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import numpy as np
 import torch
 from fivefold import Run, UserError
 from fivefold_lm import Capability, LanguageModel, Sampler, SamplingConfig, self_test
-from fivefold_lm.check import TOLERANCE
-from fivefold_lm.kernels import is_rounded, speedup_of
+from fivefold_lm.check import ROUNDED_TOLERANCE, TOLERANCE
+from fivefold_lm.kernels import is_rounded
 from fivefold_lm.packed import stock_products
+from jaxtyping import Float
+from torch import Tensor
 
 from ._words import Proposal, Rule
 from .checks import (
@@ -58,7 +62,6 @@ def run(config: AuditConfig, run: Run) -> int:
         0, or 1 when a check failed.
     """
     engine = Engine.of(run, config.rule, tested=False)
-    _require_an_oracle(engine.model)
     begin = time.perf_counter()
     found = []
     with memory_errors():
@@ -113,6 +116,8 @@ class Audit:
         yield self.tree_forward()
         if Capability.TREE_ATTENTION not in self.engine.model.capabilities:
             return  # nothing else can be run
+        if is_rounded(self.engine.model.module):
+            yield self.reference()
         yield from self.greedy_texts()
         yield self.cache()
         yield self.rule_by_enumeration()
@@ -136,6 +141,28 @@ class Audit:
             found.error,
             found.tolerance,
             "largest difference of a logit, in standard deviations",
+        )
+
+    def reference(self) -> Check:
+        """Look for what plain decoding wrote among the reference's best tokens, place by place.
+
+        Inputs are rounded to bytes, where the last bit of a float may decide: the reference's best
+        token is not always the same, but no token is far below it.
+        """
+        engine = self._with(replace(self.engine.sampling, temperature=0.0))
+        worst, same, total = 0.0, 0, 0
+        for prompt in self._prompts():
+            text = self._plain_text(engine, prompt)
+            gaps = reference_gaps(engine.model, prompt, text)
+            worst = max(worst, float(gaps.max()))
+            same, total = same + int((gaps == 0).sum()), total + len(text)
+        return Check(
+            "plain text is the reference's, up to rounding",
+            worst <= ROUNDED_TOLERANCE,
+            worst,
+            ROUNDED_TOLERANCE,
+            f"{same} of {total} tokens are the reference's best; largest gap to it "
+            f"{worst:.2g} standard deviations of the logits",
         )
 
     def greedy_texts(self) -> Iterator[Check]:
@@ -169,7 +196,7 @@ class Audit:
             engine.drafting(session),
             engine.rule,
             engine.correction(session),
-            TOLERANCE.get(engine.model.dtype, TOLERANCE[torch.float32]) * spread_of_logits,
+            self._tolerance() * spread_of_logits,
             "logits after every step equal a fresh pass",
         )
 
@@ -284,6 +311,13 @@ class Audit:
 
     # Parts.
 
+    def _tolerance(self) -> float:
+        """Return how far logits may lie from the reference's, in their standard deviations."""
+        model = self.engine.model
+        if is_rounded(model.module):
+            return ROUNDED_TOLERANCE
+        return TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
+
     def _with(self, sampling: SamplingConfig, rule: str = Rule.AUTO) -> Engine:
         sampler = Sampler(sampling, vocab_size=self.engine.model.vocab_size)
         return replace(self.engine, sampler=sampler, rule=rule)
@@ -305,8 +339,11 @@ class Audit:
         return [model.encode(prompt.content)[:longest] for prompt in chosen]
 
     def _plain_text(self, engine: Engine, prompt: list[int]) -> list[int]:
-        """Continue a prompt greedily without the engine; under penalties, by plain decoding."""
-        if not engine.sampler.needs_history:
+        """Continue a prompt greedily without the engine.
+
+        Under penalties, and with rounded weights, by the engine's plain decoding.
+        """
+        if not engine.sampler.needs_history and not is_rounded(engine.model.module):
             return plain_greedy(engine.model, prompt, self.config.max_new_tokens)[0]
         batch = engine.plain().batch(
             [Request(tokens=prompt, max_new_tokens=self.config.max_new_tokens)], text=False
@@ -333,6 +370,23 @@ class Bins:
         row = self.first.index(tokens[0])
         after = self.second[row]
         return row, after.index(tokens[1]) if tokens[1] in after else len(after)
+
+
+@torch.no_grad()
+def reference_gaps(
+    model: LanguageModel, prompt: list[int], text: list[int]
+) -> Float[Tensor, " token"]:
+    """Return how far each token of a text lies below the reference's best, one pass for all.
+
+    In standard deviations of the logits; 0: it is the best.
+    """
+    ids = torch.tensor([[*prompt, *text]], device=model.device)
+    with stock_products(model.module):
+        logits = model.module(input_ids=ids, use_cache=False).logits[0].float()
+    before = logits[len(prompt) - 1 : -1]
+    chosen = before.gather(1, ids[0, len(prompt) :, None])[:, 0]
+    gaps: Tensor = (before.amax(1) - chosen) / before.std()
+    return gaps
 
 
 @torch.no_grad()
@@ -368,19 +422,3 @@ def binned_law(
 def _without(law: torch.Tensor, tokens: torch.Tensor) -> float:
     """Return the probability of all other tokens, exactly 0 where there is none."""
     return float(law.index_fill(0, tokens, 0.0).sum())
-
-
-def _require_an_oracle(model: LanguageModel) -> None:
-    """Refuse a model of rounded weights: transformers, the oracle here, computes with the others.
-
-    Raises:
-        UserError: with what can be audited.
-    """
-    speedup = speedup_of(model.module)
-    if speedup is not None and is_rounded(model.module):
-        raise UserError(
-            "transformers has no such weights, so there is nothing to audit this model against",
-            setting="model.weights",
-            value=speedup.kernels.name.rpartition("-")[2],
-            remedy="set model.weights=float, or compare texts with fivefold bench",
-        )
