@@ -184,7 +184,7 @@ def test_a_node_that_does_not_exist_is_never_accepted():
         if isinstance(rule, MultiStepRule):
             from fivefold_speculative import DraftLaw
 
-            none = torch.zeros(2, dtype=torch.long)
+            none = torch.zeros(1, 2, dtype=torch.long)
             tree.law = DraftLaw(torch.full((1, 1, 4), 0.25), none, None, 4)
         assert rule.accept(tree, Rows(logits, None), state).count.tolist() == [1]
 
@@ -193,8 +193,8 @@ def test_without_replacement_falls_back_to_untried_words_of_the_draft_alone():
     from fivefold_speculative import DraftLaw
 
     words = torch.tensor([3, 1, 0])
-    law = DraftLaw(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([0, 0, 0]), words, 5)
-    assert law.row(torch.tensor([0])).tolist() == [[0, 0, 0, 1, 0]]
+    law = DraftLaw(torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([[0, 0, 0]]), words, 5)
+    assert law.of(torch.tensor([1])).tolist() == [[0, 0, 0, 1, 0]]
     assert law.support().tolist() == [True, True, False, True, False]
     rule = WithoutReplacementRule()
     left = torch.tensor([[0.0, 0.0, -1.0, -1.0, -1.0]], dtype=torch.float64)

@@ -49,8 +49,8 @@ class MyMethodDrafter(Drafter):
             tree.valid[:, 3] = (children[:, 2:] != children[:, :2]).all(-1)
         if BUG == "another_law":
             law = law.square() / law.square().sum(-1, keepdim=True)
-        row_of = torch.zeros(TOPOLOGY.num_nodes, dtype=torch.long)
-        tree.law = DraftLaw(law[:, None], row_of, None, self.vocab_size)
+        drawn_from = torch.zeros(1, TOPOLOGY.num_nodes, dtype=torch.long)
+        tree.law = DraftLaw(law[:, None], drawn_from, None, self.vocab_size)
         return tree
 
     def frequencies(self, state: DecodeState) -> Tensor:

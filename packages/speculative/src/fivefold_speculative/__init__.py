@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._words import Proposal, Rule, check_rule
+    from .acceptance import AcceptanceVector
     from .answers import Answer
     from .api import Settings, generate, stream
+    from .candidates import AcceptanceSource, Candidate, Profile, step_seconds
+    from .config import DraftModelConfig
     from .corrector import Corrector, NoCorrection
     from .decode import decode
     from .draft_model import DraftKind, DraftLoader, DraftModel
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_words": ("Proposal", "Rule", "check_rule"),
+    "acceptance": ("AcceptanceVector",),
     "answers": ("Answer",),
     "api": ("Settings", "generate", "stream"),
+    "candidates": ("AcceptanceSource", "Candidate", "Profile", "step_seconds"),
+    "config": ("DraftModelConfig",),
     "corrector": ("Corrector", "NoCorrection"),
     "decode": ("decode",),
     "draft_model": ("DraftKind", "DraftLoader", "DraftModel"),
@@ -46,17 +52,22 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AcceptanceRule",
+    "AcceptanceSource",
+    "AcceptanceVector",
     "Accepted",
     "Answer",
+    "Candidate",
     "Corrector",
     "DecodeState",
     "DraftKind",
     "DraftLaw",
     "DraftLoader",
     "DraftModel",
+    "DraftModelConfig",
     "Drafter",
     "FivefoldOutput",
     "NoCorrection",
+    "Profile",
     "Proposal",
     "Record",
     "Request",
@@ -72,6 +83,7 @@ __all__ = [
     "fivefold_generate",
     "generate",
     "rule_for",
+    "step_seconds",
     "stream",
 ]
 

@@ -59,7 +59,7 @@ class PromptLookupConfig:
 
 
 @dataclass
-class _DraftModelConfig:
+class DraftModelConfig:
     """What every method with a draft model sets."""
 
     draft: str = "shipped"
@@ -117,7 +117,7 @@ class _DraftModelConfig:
 
 
 @dataclass
-class ChainConfig(_DraftModelConfig):
+class ChainConfig(DraftModelConfig):
     """Settings of `drafting=chain`."""
 
     length: int = 4
@@ -134,7 +134,7 @@ class ChainConfig(_DraftModelConfig):
 
 
 @dataclass
-class ExpansionConfig(_DraftModelConfig):
+class ExpansionConfig(DraftModelConfig):
     """Settings of `drafting=expansion`."""
 
     widths: list[int] = field(default_factory=lambda: [4, 2, 1])

@@ -192,7 +192,7 @@ class _Node:
         topology = TreeTopology.expansion([children])
         tree = TokenTree.rooted(torch.zeros(batch, dtype=torch.long), topology)
         tree.fill(range(1, 1 + children), self.children)
-        none = torch.zeros(1 + children, dtype=torch.long)
+        none = torch.zeros(1, 1 + children, dtype=torch.long)
         tree.law = DraftLaw(self.draft[:, None], none, None, self.draft.shape[1])
         logits = self.target[:, None].expand(-1, 1 + children, -1)
         sampler = Sampler(SamplingConfig(temperature=1.0), vocab_size=self.target.shape[1])

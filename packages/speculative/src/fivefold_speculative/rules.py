@@ -117,6 +117,11 @@ class Visit:
     level: int
     width: int
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether siblings may have been drawn from different laws."""
+        return self.tree.law is not None and self.tree.law.is_mixed
+
     def uniform(self, purpose: Purpose, draws: int = 1) -> Float64[Tensor, "batch draw"]:
         """Return fresh uniforms for the position of the token that this node emits.
 
@@ -190,6 +195,8 @@ class _TryingRule(_WalkingRule):
             if _none(trying):
                 break
             token = visit.tree.tokens.gather(1, child[:, None])  # [batch, 1]
+            if index and visit.is_mixed:
+                law = torch.where((taken == 0)[:, None], _law_of(visit, child), law)
             draft = self.law_of(law, token)
             left = (residual - draft).clamp_(min=0)
             mass = left.sum(-1, keepdim=True)
@@ -233,16 +240,17 @@ class PointMassRule(_TryingRule):
 
 
 class MultiStepRule(_TryingRule):
-    """Multi-step speculative sampling: every draw has the same law. Source: SpecInfer, section 5.
+    """Multi-step speculative sampling: each draw has its own law. Source: SpecInfer, section 5.
 
-    Only for children that were sampled; a token drawn twice is tried twice.
+    Only for children that were sampled; a token drawn twice is tried twice. The laws of siblings
+    differ where several drafts made them.
     """
 
     name = Rule.MULTI_STEP
 
     def first_law(self, visit: Visit) -> Tensor:
-        """Return the draft law under the node."""
-        return _law_under(visit)
+        """Return the law of the first child."""
+        return _law_of(visit, visit.tree.child(visit.node, 0))
 
 
 class WithoutReplacementRule(_TryingRule):
@@ -258,7 +266,8 @@ class WithoutReplacementRule(_TryingRule):
         if visit.width == 0:
             return torch.zeros_like(visit.law)
         assert visit.tree.law is not None
-        return torch.where(visit.tree.law.support(), _law_under(visit), -1.0)
+        law = _law_of(visit, visit.tree.child(visit.node, 0))
+        return torch.where(visit.tree.law.support(), law, -1.0)
 
     def law_of(self, law: Tensor, token: Tensor) -> Tensor:
         """Return the law of the next draw: what is left, or uniform over untried tokens."""
@@ -285,11 +294,11 @@ def _normalised(law: Tensor) -> Tensor:
     return law / law.sum(-1, keepdim=True)
 
 
-def _law_under(visit: Visit) -> Tensor:
+def _law_of(visit: Visit, child: Tensor) -> Tensor:
     if visit.width == 0:
         return torch.zeros_like(visit.law)
     assert visit.tree.law is not None
-    return _normalised(visit.tree.law.row(visit.node))
+    return _normalised(visit.tree.law.of(child))
 
 
 _RULES: dict[Rule, type[_WalkingRule]] = {

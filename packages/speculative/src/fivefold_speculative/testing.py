@@ -310,12 +310,12 @@ def _topk_as_sampled() -> list[tuple[Any, str, Any]]:
     def best(law: Tensor, width: int, state: DecodeState, depth: int) -> Tensor:
         return law.topk(width, dim=-1).indices
 
-    right_law, right_rule = rules._law_under, rules.rule_for
+    right_law, right_rule = rules._law_of, rules.rule_for
 
-    def law_under(visit: rules.Visit) -> Tensor:
+    def law_of(visit: rules.Visit, child: Tensor) -> Tensor:
         if visit.tree.law is None:
             return torch.full_like(visit.law, 1 / visit.law.shape[-1])
-        return right_law(visit)
+        return right_law(visit, child)
 
     def rule_for(rule: Rule | str, drafter: Drafter, sampler: Sampler) -> AcceptanceRule:
         right = right_rule(rule, drafter, sampler)
@@ -325,7 +325,7 @@ def _topk_as_sampled() -> list[tuple[Any, str, Any]]:
     return [
         (choosing, "draw_with_replacement", best),
         (choosing, "draw_without_replacement", best),
-        (rules, "_law_under", law_under),
+        (rules, "_law_of", law_of),
         (checks, "rule_for", rule_for),
     ]
 

@@ -14,25 +14,29 @@ from .topology import TreeTopology
 
 @dataclass
 class DraftLaw:
-    """The laws from which the children of nodes were drawn.
+    """The laws from which drafted nodes were drawn.
 
     Args:
-        probs: one law for every node that has children, in the order of `nodes`; rows sum to 1.
-        row_of: index into `probs` of each node of the tree; any number for nodes without children.
+        probs: the laws of each row; each sums to 1.
+        drawn_from: index into `probs` of the law that each node was drawn from; any number for the
+            root and for nodes that were not drawn.
         vocab_ids: ids of the tokens the columns stand for; `None`: the first columns of the
             target's vocabulary.
         vocab_size: tokens in the target's vocabulary.
+        is_mixed: whether siblings may come from different laws, as those of several drafts do.
     """
 
-    probs: Float[Tensor, "batch inner word"]
-    row_of: Int[Tensor, " node"]
+    probs: Float[Tensor, "batch law word"]
+    drawn_from: Int[Tensor, "#batch node"]
     vocab_ids: Int[Tensor, " word"] | None
     vocab_size: int
+    is_mixed: bool = False
 
-    def row(self, node: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
-        """Return the law under one node of each row, over the target's vocabulary, in float64."""
+    def of(self, node: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        """Return the law of one node of each row, over the target's vocabulary, in float64."""
         rows = torch.arange(len(node), device=node.device)
-        return self._spread(self.probs[rows, self.row_of[node]].double())
+        law = self.drawn_from.expand(len(node), -1)[rows, node]
+        return self._spread(self.probs[rows, law].double())
 
     def support(self) -> Bool[Tensor, " vocab"]:
         """Return the tokens that the draft can propose at all, whatever their probability."""

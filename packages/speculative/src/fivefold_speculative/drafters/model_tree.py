@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .._words import Proposal
-from ..config import ChainConfig, ExpansionConfig
+from ..config import ChainConfig, DraftModelConfig, ExpansionConfig
 from ..draft_model import DraftKind, DraftModel
 from ..outcome import StepOutcome
 from ..session import Session, padded
@@ -201,7 +201,7 @@ class ModelTreeDrafter:
 
     def _law(self, laws: list[Tensor | None], vocab_size: int) -> DraftLaw:
         probs = torch.cat([law for law in laws if law is not None], dim=1)
-        return DraftLaw(probs, self._plan.row_of, self.draft.vocab_ids, vocab_size)
+        return DraftLaw(probs, self._plan.drawn_from, self.draft.vocab_ids, vocab_size)
 
 
 def build(config: ChainConfig | ExpansionConfig, session: Session) -> ModelTreeDrafter:
@@ -218,9 +218,7 @@ def build(config: ChainConfig | ExpansionConfig, session: Session) -> ModelTreeD
     return ModelTreeDrafter(draft, topology, proposal, draft_sampler(config, session, draft))
 
 
-def draft_sampler(
-    config: ChainConfig | ExpansionConfig, session: Session, draft: DraftModel
-) -> Sampler:
+def draft_sampler(config: DraftModelConfig, session: Session, draft: DraftModel) -> Sampler:
     """Return what makes the draft law: the user's cuts at the draft's temperature, no penalties."""
     sampling = session.sampler.draft_config
     settings = replace(sampling, temperature=config.temperature or sampling.temperature or 1.0)
@@ -263,13 +261,13 @@ class _Plan:
     Args:
         levels: the inner nodes, level by level.
         slots: where each node is run among the pending ones; -1: not, or as a late token.
-        row_of: each inner node's place among the laws.
+        drawn_from: the place of each node's law, which is its parent's among the inner nodes.
         late: 0, 1, … for every late token.
     """
 
     levels: tuple[Level, ...]
     slots: Int[Tensor, " node"]
-    row_of: Int[Tensor, " node"]
+    drawn_from: Int[Tensor, "1 node"]
     late: Int[Tensor, " late"]
 
     @classmethod
@@ -286,14 +284,15 @@ class _Plan:
             seen = ancestors[nodes][:, run]
             levels.append(Level(numbers, torch.tensor(parents, device=device), seen))
             above = nodes
-        slots, row_of = [-1] * topology.num_nodes, [0] * topology.num_nodes
+        slots, drawn_from = [-1] * topology.num_nodes, [0] * topology.num_nodes
         for place, node in enumerate(topology.inner):
-            row_of[node] = place
+            for child in topology.children[node]:
+                drawn_from[child] = place
             slots[node] = num_late + place - 1 if place else -1
         return cls(
             tuple(levels),
             torch.tensor(slots, device=device),
-            torch.tensor(row_of, device=device),
+            torch.tensor([drawn_from], device=device),
             torch.arange(num_late, device=device),
         )
 
