@@ -40,21 +40,21 @@ def cpu_library(
     """Return the CPU kernels for an instruction set, compiled now if they never were.
 
     Args:
-        name: of the instruction set; `auto`: the best that this processor has.
+        name: of the instruction set; `auto`: the best that this machine has.
         folder: where compiled libraries are kept.
         say: told when they are compiled, which takes some seconds.
 
     Raises:
-        UnsupportedError: this processor lacks the set, there is no compiler, or it failed.
+        UnsupportedError: this machine lacks the set, there is no compiler, or it failed.
     """
-    names = [each.name for each in INSTRUCTION_SETS]
     if name == "auto":
         name = runs_here()[0]
-    if name not in names:
-        raise UnsupportedError(f"no instruction set {name!r}; there are {', '.join(names)}")
+    if name not in (each.name for each in INSTRUCTION_SETS):
+        real = ", ".join(each.name for each in INSTRUCTION_SETS if not each.is_emulated)
+        raise UnsupportedError(f"no instruction set {name!r}; there are {real}")
     lacking = missing(name)
     if lacking:
-        raise UnsupportedError(f"this processor lacks {', '.join(lacking)}, which {name} needs")
+        raise UnsupportedError(f"this machine lacks {', '.join(lacking)}, which {name} needs")
     flags = next(each.flags for each in INSTRUCTION_SETS if each.name == name)
     compiler = find_compiler()
     key = _key(compiler, flags)
