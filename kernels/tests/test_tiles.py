@@ -66,6 +66,23 @@ def test_system_that_cannot_be_asked_permits_no_tiles(monkeypatch):
     assert not machine.tiles_are_permitted.__wrapped__()
 
 
+def test_compiler_that_knows_no_amx_builds_the_next_best(monkeypatch, tmp_path, folder):
+    if not build.has_compiler():
+        pytest.skip("no C++ compiler")
+    here = [name for name in runs_here() if name != "amx"]
+    old = tmp_path / "c++"
+    old.write_text(
+        '#!/bin/sh\ncase "$*" in *-mamx*) echo "error: no -mamx-tile" >&2; exit 1;; esac\n'
+        f'exec {build.find_compiler()} "$@"\n'
+    )
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    monkeypatch.setattr(build, "runs_here", lambda: ["amx", *here])
+    said = []
+    assert build.build_name(cpu_library("auto", folder, said.append)) == here[0]
+    assert re.search(r"not the kernels for amx: .* error: no -mamx-tile", said[1])
+
+
 def test_amx_compiles_without_warnings_into_its_instructions(tmp_path):
     if not build.has_compiler():
         pytest.skip("no C++ compiler")
