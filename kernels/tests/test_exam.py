@@ -18,6 +18,17 @@ def test_without_a_gpu_it_says_why_triton_was_not_looked_at(monkeypatch):
     assert all("no GPU here" in each.why_not and not each.passed for each in findings)
 
 
+def test_builds_that_do_not_run_are_named_but_not_what_is_emulated(monkeypatch):
+    def refuse(name, folder):
+        raise UnsupportedError(f"no {name}")
+
+    monkeypatch.setattr(exam, "cpu_library", refuse)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    why_not = {each.implementation: each.why_not for each in exam.examine([1])}
+    assert why_not["amx"] == "no amx"
+    assert "amx_emulated" not in why_not
+
+
 def test_with_a_gpu_but_no_triton_it_says_what_to_install(monkeypatch):
     def refuse():
         raise UnsupportedError("no Triton; install it")

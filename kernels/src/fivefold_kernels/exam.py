@@ -68,6 +68,8 @@ def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding
     operations = [f"linear {format.name}" for format in Format]
     operations += [_attention_name(dtype) for dtype in attention_cpu.CACHE_DTYPES]
     for build in INSTRUCTION_SETS:
+        if build.is_emulated:  # its times would say nothing
+            continue
         try:
             library = cpu_library(build.name, folder)
         except UnsupportedError as error:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from fivefold import UserError, nearest
 from fivefold_kernels.native.machine import INSTRUCTION_SETS
 
-KERNELS = ("auto", "onednn", "torch", *(each.name for each in INSTRUCTION_SETS))
+KERNELS = (
+    "auto",
+    "onednn",
+    "torch",
+    *(each.name for each in INSTRUCTION_SETS if not each.is_emulated),
+)
+EMULATED = tuple(each.name for each in INSTRUCTION_SETS if each.is_emulated)
+"""Kernels that are taken where they are named, and proposed to nobody."""
 WEIGHTS = ("float", "int8", "int4", "file")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = re.compile(r"(auto|cpu|(cuda|xpu)(:\d+)?)")
@@ -41,8 +48,8 @@ class ModelConfig:
 
     kernels: str = "auto"
     """What computes on a CPU: auto (ours, else oneDNN's packed products), onednn, torch (stock), or
-    one build of ours: avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed once
-    (one more copy of them in memory): a tree then costs little more than a token."""
+    one build of ours: amx, avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed
+    once (one more copy of them in memory): a tree then costs little more than a token."""
 
     weights: str = "float"
     """How our CPU kernels hold the weights: float (in `dtype`), int8 (a scale a row), or int4 (a
@@ -72,7 +79,7 @@ class ModelConfig:
             )
         for field, known in (("kernels", KERNELS), ("weights", WEIGHTS)):
             value = getattr(self, field)
-            if value not in known:
+            if value not in known and not (field == "kernels" and value in EMULATED):
                 raise UserError(
                     f"unknown {field}",
                     setting=f"model.{field}",

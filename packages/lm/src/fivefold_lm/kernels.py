@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from fivefold import UserError
 from fivefold.cache import cache_folder
-from fivefold_kernels import Format, UnsupportedError, cpu_library, runs_here
+from fivefold_kernels import Format, UnsupportedError, cpu_library
+from fivefold_kernels.native.library import build_name
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -103,7 +104,7 @@ def choose_kernels(
             ) from error
         say(f"slower kernels are used: {error}")
         return _onednn()
-    chosen = runs_here()[0] if name == "auto" else name
+    chosen = build_name(library)
     if weights == "float":
         return Kernels(chosen, native_pack(_FLOATS[dtype], library), library=library)
     body, head = _ROUNDED[weights]
