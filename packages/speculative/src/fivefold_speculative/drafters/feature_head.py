@@ -89,7 +89,7 @@ def build(config: FeatureHeadConfig, session: Session) -> FeatureHeadDrafter:
     topology = config.shape()
     session.require(topology, "drafting")
     session.model.require(Capability.HIDDEN_STATES)
-    draft = session.load_draft(config.draft, DraftKind.FEATURE_HEAD)
+    draft = session.load_draft(config.source, DraftKind.FEATURE_HEAD)
     check_widths(topology, draft)
     proposal = config.chosen_proposal(session.sampler.greedy)
     return FeatureHeadDrafter(draft, topology, proposal, draft_sampler(config, session, draft))

@@ -212,7 +212,7 @@ def build(config: ChainConfig | ExpansionConfig, session: Session) -> ModelTreeD
     """
     topology = config.shape()
     session.require(topology, "drafting")
-    draft = session.load_draft(config.draft, DraftKind.INDEPENDENT)
+    draft = session.load_draft(config.source, DraftKind.INDEPENDENT)
     proposal = config.chosen_proposal(session.sampler.greedy)
     check_widths(topology, draft)
     return ModelTreeDrafter(draft, topology, proposal, draft_sampler(config, session, draft))
