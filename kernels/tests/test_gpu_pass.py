@@ -69,7 +69,7 @@ def test_norm_and_gate_are_the_references(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rotated_keys_and_values_go_to_their_slots_and_nowhere_else(dtype):
-    batch, nodes, heads, kv_heads, dim, slots = 2, 3, 4, 2, 24, 9
+    batch, heads, kv_heads, dim, slots = 2, 4, 2, 24, 9
     given = [numbers(6, count, dim, seed=n) for n, count in enumerate((heads, kv_heads, kv_heads))]
     angles = numbers(6, dim // 2, seed=4)
     where = torch.tensor([[0, 8, 3], [7, 2, 1]], device=DEVICE)

@@ -21,6 +21,7 @@ from .linear.packed import PackedMatrix
 from .linear.reference import Format, float_linear, linear
 from .native.library import cpu_library
 from .native.machine import INSTRUCTION_SETS
+from .triton_modules import DEVICES
 
 OUT, IN = 4096, 2048  # of the matrix: larger than the caches near the cores in every format
 SLOTS, HEADS, KV_HEADS, DIM = 4096, 8, 4, 64  # of the KV cache
@@ -126,7 +127,7 @@ def _attention(name: str, library: ctypes.CDLL, dtype: torch.dtype, rows: Sequen
 def _gpu() -> tuple[torch.device, str]:
     """Return the device, and why kernels do not run on it."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    if device.type not in attention_gpu.DEVICES:
+    if device.type not in DEVICES:
         return device, "no GPU here; its tests interpret it on the CPU"
     try:
         attention_gpu.load_kernels()

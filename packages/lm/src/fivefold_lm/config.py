@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fivefold import UserError, nearest
 from fivefold_kernels.native.machine import INSTRUCTION_SETS
 
-KERNELS = ("auto", "onednn", "torch", *(each.name for each in INSTRUCTION_SETS))
+KERNELS = ("auto", "onednn", "torch", "triton", *(each.name for each in INSTRUCTION_SETS))
 WEIGHTS = ("float", "int8", "int4", "file")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = re.compile(r"(auto|cpu|(cuda|xpu)(:\d+)?)")
@@ -42,7 +42,9 @@ class ModelConfig:
     kernels: str = "auto"
     """What computes on a CPU: auto (ours, else oneDNN's packed products), onednn, torch (stock), or
     one build of ours: avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed once
-    (one more copy of them in memory): a tree then costs little more than a token."""
+    (one more copy of them in memory): a tree then costs little more than a token. On CUDA: auto
+    (triton where Triton is installed, else torch), triton (passes in static shapes, recorded as
+    CUDA graphs), or torch."""
 
     weights: str = "float"
     """How our CPU kernels hold the weights: float (in `dtype`), int8 (a scale a row), or int4 (a
