@@ -15,8 +15,8 @@ from fivefold_lm.cache import SPARE
 from fivefold_lm.graphs import Graphs
 from fivefold_lm.kernels import Kernels, choose_gpu_kernels, choose_kernels, speed_up, speedup_of
 from fivefold_lm.loading import load
-from fivefold_lm.static import SIZES, StaticDecoder, size_of
-from fivefold_lm.testing import tiny_model
+from fivefold_lm.static import SIZES, size_of
+from fivefold_lm.testing import Replays, run_statically, tiny_model
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -55,26 +55,6 @@ FAMILY = {
 }
 
 
-class Replays:
-    """Stands in for CUDA graphs: results lie in one place, and replaying writes them anew."""
-
-    def __init__(self):
-        self.recorded = self.replayed = 0
-
-    def __call__(self, run):
-        self.recorded += 1
-        place = run()
-
-        def replay():
-            self.replayed += 1
-            for held, fresh in zip(place, run(), strict=True):
-                if held is not None:
-                    held.copy_(fresh)
-            return place
-
-        return replay
-
-
 def module_of(config):
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
@@ -82,15 +62,6 @@ def module_of(config):
         for weight in module.parameters():  # norms and biases away from one and zero
             weight.add_(0.05 * torch.randn_like(weight))
     return module
-
-
-def made_static(module, record=None, said=None):
-    """Let a module run static passes here, as `speed_up` does on a GPU."""
-    done = speed_up(module, Kernels("plain", None, operations=plain_operations()))
-    assert done.why_not is None
-    say = (lambda line: None) if said is None else said.append
-    done.decoder = StaticDecoder(module, plain_operations(), record, say)
-    return done
 
 
 def read(module, tokens, chunks, batch=1):
@@ -116,7 +87,7 @@ CHUNKS = [1, 1, 3, 3, 2, 8, 33, 100, 1, 148]
 def test_logits_and_hidden_states_are_those_of_transformers(config, record):
     module = module_of(config)
     wanted = module(TOKENS, output_hidden_states=True)
-    made_static(module, record)
+    run_statically(module, record)
     logits, hidden = read(module, TOKENS, CHUNKS)
     assert (logits - wanted.logits).abs().max() <= 1e-5 * wanted.logits.abs().max()
     last = wanted.hidden_states[-1]
@@ -127,14 +98,14 @@ def test_logits_and_hidden_states_are_those_of_transformers(config, record):
 @pytest.mark.parametrize("arch", ["llama", "qwen3"])
 def test_tree_over_ragged_rows_and_a_step_after_compaction_are_the_plain_models(arch, record):
     model = tiny_model(arch)
-    made_static(model.module, record)
+    run_statically(model.module, record)
     found = self_test(model, FullAttention())
     assert 0 < found.error <= found.tolerance == 2e-3
 
 
 def test_padding_changes_nothing(monkeypatch):
     module = module_of(FAMILY["qwen3"])
-    made_static(module)
+    run_statically(module)
     chunks = [3, 5, 1, 91]
     padded = read(module, TOKENS[:, :100], chunks)
     monkeypatch.setattr("fivefold_lm.static.SIZES", (7, 300))
@@ -155,7 +126,7 @@ def test_bare_decoder_runs_without_an_output_layer():
     module = LlamaModel(LlamaConfig(**FIELDS)).eval().requires_grad_(False)
     tokens = TOKENS[:, :20]
     wanted = module(tokens).last_hidden_state
-    made_static(module, Replays())
+    run_statically(module, Replays())
     cache = KVCache.for_module(module, 1, 20)
     forward = TreeForward(module, FullAttention())
     rows = forward.prefill(cache, tokens, torch.tensor([20]), want_hidden=True)
@@ -165,7 +136,7 @@ def test_bare_decoder_runs_without_an_output_layer():
 
 def test_shape_is_recorded_once_and_long_passes_never():
     module, record = module_of(FAMILY["llama"]), Replays()
-    decoder = made_static(module, record).decoder
+    decoder = run_statically(module, record).decoder
     read(module, TOKENS, [1, 1, 3, 4, 3, 288])
     assert (record.recorded, record.replayed) == (2, 5)  # of 1 and of 4 nodes; 288 go without
     assert len(decoder.graphs) == 2
@@ -173,7 +144,7 @@ def test_shape_is_recorded_once_and_long_passes_never():
 
 def test_results_are_not_overwritten_by_the_next_pass():
     module = module_of(FAMILY["llama"])
-    made_static(module, Replays())
+    run_statically(module, Replays())
     forward, cache = TreeForward(module, FullAttention()), KVCache.for_module(module, 1, 8)
     one = torch.ones(1, 1, 1, dtype=torch.bool)
     first = forward(cache, torch.tensor([[5]]), torch.tensor([[0]]), one, want_hidden=True)
@@ -185,7 +156,7 @@ def test_results_are_not_overwritten_by_the_next_pass():
 
 def test_keys_and_values_stay_where_they_are_as_a_text_grows():
     module = module_of(FAMILY["llama"])
-    decoder = made_static(module).decoder
+    decoder = run_statically(module).decoder
     cache = KVCache.for_module(module, 1, 1500)
     w, forward, places = decoder.weights, TreeForward(module, FullAttention()), set()
     for _ in range(6):
@@ -200,7 +171,7 @@ def test_keys_and_values_stay_where_they_are_as_a_text_grows():
 def test_longer_cache_is_recorded_anew_and_says_the_same():
     module, record = module_of(FAMILY["llama"]), Replays()
     wanted = module(TOKENS[:, :8]).logits
-    decoder = made_static(module, record).decoder
+    decoder = run_statically(module, record).decoder
     forward, cache = TreeForward(module, FullAttention()), KVCache.for_module(module, 1, 1000)
     depths, seen = torch.arange(4)[None], torch.ones(1, 4, 4, dtype=torch.bool).tril()
     forward(cache, TOKENS[:, :4], depths, seen)
@@ -234,7 +205,7 @@ def test_passes_that_cannot_be_recorded_run_all_the_same_and_one_line_says_so():
 
     module, said = module_of(FAMILY["llama"]), []
     wanted = module(TOKENS[:, :9]).logits
-    made_static(module, refuse, said)
+    run_statically(module, refuse, say=said.append)
     logits, _ = read(module, TOKENS[:, :9], [4, 4, 1])
     assert (logits - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert len(said) == 1
@@ -247,7 +218,7 @@ def test_module_is_left_as_it_is():
     module = module_of(FAMILY["llama"])
     before = {name: (id(part), type(part)) for name, part in module.named_modules()}
     weights = [weight.data_ptr() for weight in module.parameters()]
-    done = made_static(module)
+    done = run_statically(module)
     assert TreeForward(module, FullAttention()).native is done.decoder
     read(module, TOKENS[:, :4], [4])
     done.revert()
