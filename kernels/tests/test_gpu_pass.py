@@ -6,6 +6,7 @@ On a GPU where there is one, else interpreted.
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -53,6 +54,24 @@ def test_row_of_a_product_has_the_same_bits_beside_any_number_of_others(dtype):
         assert torch.equal(linear.float_linear(x[:rows], weight), together[:rows])
         last = linear.float_linear(x[-rows:], weight)
         assert torch.equal(last, together[-rows:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tiles_of_a_product_do_not_follow_from_the_number_of_rows(monkeypatch, dtype):
+    """The interpreter would not see it: there, tiles of all sizes may have the same bits."""
+    kernels, launches = linear.load_kernels("fivefold_kernels.linear.gpu_kernels"), []
+
+    class Multiply:
+        def __getitem__(self, grid):
+            return lambda *given, **options: launches.append((grid[1:], given[6:], options))
+
+    fake = types.SimpleNamespace(multiply=Multiply(), tl=kernels.tl, triton=kernels.triton)
+    monkeypatch.setattr(linear, "load_kernels", lambda name: fake)
+    monkeypatch.setattr(linear, "check_dense", lambda *given: None)
+    for rows in (1, 2, 16, 17, 64, 65, 256):
+        linear.float_linear(numbers(rows, 64, dtype=dtype), numbers(48, 64, dtype=dtype))
+    assert len(launches) == 7
+    assert all(each == launches[0] for each in launches)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -11,7 +11,7 @@ from fivefold_kernels import UnsupportedError
 from fivefold_kernels.decoder.gpu import plain_operations
 from fivefold_lm import FullAttention, KVCache, ModelConfig, TreeForward, load_model, self_test
 from fivefold_lm import kernels as lm_kernels
-from fivefold_lm.cache import SPARE
+from fivefold_lm.cache import SPARE, STATIC_BLOCK
 from fivefold_lm.graphs import Graphs
 from fivefold_lm.kernels import Kernels, choose_gpu_kernels, choose_kernels, speed_up, speedup_of
 from fivefold_lm.loading import load
@@ -166,6 +166,29 @@ def test_keys_and_values_stay_where_they_are_as_a_text_grows():
     assert len(places) == 1
     with pytest.raises(ValueError, match="max_len=1500"):
         forward.prefill(cache, TOKENS[:, :240], torch.tensor([240]))
+
+
+def test_caches_of_one_shape_do_not_take_each_others_graphs():
+    module, depth = module_of(FAMILY["llama"]), torch.tensor([[0]])
+    wanted = module(TOKENS[:, :2]).logits[:, 1]
+    run_statically(module, Replays())
+    forward, one = TreeForward(module, FullAttention()), torch.ones(1, 1, 1, dtype=torch.bool)
+    caches = [KVCache.for_module(module, 1, 8) for _ in range(2)]
+    for cache, first in zip(caches, (TOKENS[:, :1], TOKENS[:, 5:6]), strict=True):
+        forward(cache, first, depth, one)
+        cache.commit(torch.tensor([1]))
+    logits = forward(caches[0], TOKENS[:, 1:2], depth, one).logits[:, 0]
+    assert (logits - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_cache_that_may_grow_within_its_spare_room_stays_where_it_is():
+    module = module_of(FAMILY["llama"])
+    cache = KVCache.for_module(module, 1, 100)
+    before = cache.static_planes(2, 16, torch.float32)[0].data_ptr()
+    cache.max_len = STATIC_BLOCK - SPARE
+    assert cache.static_planes(2, 16, torch.float32)[0].data_ptr() == before
+    cache.max_len += 1
+    assert cache.static_planes(2, 16, torch.float32)[0].shape[3] == 2 * STATIC_BLOCK
 
 
 def test_longer_cache_is_recorded_anew_and_says_the_same():
