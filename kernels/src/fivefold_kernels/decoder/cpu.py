@@ -49,7 +49,7 @@ class DecoderPass:
     Bytes: the packed matrices once, keys and values once. FLOPs: 2 a weight and node.
     """
 
-    def __init__(self, weights: DecoderWeights, library: ctypes.CDLL) -> None:
+    def __init__(self, weights: DecoderWeights[PackedMatrix], library: ctypes.CDLL) -> None:
         """Prepare a decoder for a build of the kernels.
 
         Raises:
@@ -170,7 +170,7 @@ class DecoderPass:
         if slots > shape[3] or int(lengths.min()) < 0 or lengths.shape != (batch,):
             raise UnsupportedError(f"{slots} slots are used of a cache that has {shape[3]}")
 
-    def _layer(self, layer: LayerWeights) -> abi.Layer:
+    def _layer(self, layer: LayerWeights[PackedMatrix]) -> abi.Layer:
         def pointer(norm: Tensor | None) -> int | None:
             return None if norm is None else norm.data_ptr()
 

@@ -11,6 +11,7 @@ KERNELS = (
     "auto",
     "onednn",
     "torch",
+    "triton",
     *(each.name for each in INSTRUCTION_SETS if not each.is_emulated),
 )
 EMULATED = tuple(each.name for each in INSTRUCTION_SETS if each.is_emulated)
@@ -49,7 +50,9 @@ class ModelConfig:
     kernels: str = "auto"
     """What computes on a CPU: auto (ours, else oneDNN's packed products), onednn, torch (stock), or
     one build of ours: amx, avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed
-    once (one more copy of them in memory): a tree then costs little more than a token."""
+    once (one more copy of them in memory): a tree then costs little more than a token. On CUDA:
+    auto (triton where Triton is installed, else torch), triton (passes in static shapes, recorded
+    as CUDA graphs), or torch."""
 
     weights: str = "float"
     """How our CPU kernels hold the weights: float (in `dtype`), int8 (a scale a row), or int4 (a

@@ -283,9 +283,11 @@ class DraftLoader:
         speedup = speedup_of(target)
         if speedup is not None:
             kernels = speedup.kernels.for_drafts()
-            head = packed_product(draft.words.rows, kernels.pack)
-            speed_up(draft.model, kernels)
-            pack_linears(draft, kernels.pack)
+            if kernels.pack is not None:
+                head = packed_product(draft.words.rows, kernels.pack)
+            speed_up(draft.model, kernels, self._say)
+            if kernels.pack is not None:
+                pack_linears(draft, kernels.pack)
         return DraftModel(
             module=draft.model,
             head=head,

@@ -139,7 +139,8 @@ class Session:
 
     def own_threads(self) -> AbstractContextManager[None]:
         """Leave the processor's cores to the native passes, where the target has them."""
-        return own_threads() if self._target.native else nullcontext()
+        on_cores = self._target.native and self.model.device.type == "cpu"
+        return own_threads() if on_cores else nullcontext()
 
     def extend(self, prompts: Sequence[list[int]], max_new_tokens: int | None = None) -> None:
         """Go on with new prompts; keys and values of what they share with the old are kept.
@@ -225,6 +226,7 @@ class Session:
             count = torch.tensor([len(t.tokens) for t in taken], device=count.device)
             lengths = torch.tensor([len(row.tokens) - 1 for row in self.rows], device=count.device)
             self.cache.rewind(lengths)
+        self.cache.bound(max(len(row.tokens) for row in self.rows) - 1)
         return StepOutcome(
             new_tokens=[t.tokens for t in taken],
             text=[t.text for t in taken],
