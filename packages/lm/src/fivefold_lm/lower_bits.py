@@ -179,7 +179,8 @@ def _inverse_factor(moments: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
     damping = float(_DAMPING * matrix.diagonal().mean()) or 1.0
     matrix.diagonal().add_(damping)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor.float()
 
 
 # ---------------------------------------------------------------------------------------- the copy
@@ -193,6 +194,7 @@ def _write(
     folder: Path,
 ) -> None:
     """Write the blocks of every matrix, and what the copy is like."""
+    _require_a_difference(model, bits, library)
     cut = max(len(texts) * 3 // 4, 1)
     blocks: dict[str, Tensor] = {}
     kinds: dict[str, str] = {}
@@ -207,20 +209,34 @@ def _write(
             difference += float((held - weight).square().sum())
             length += float(weight.square().sum())
     error = math.sqrt(difference / max(length, 1e-30))
-    if error <= _EXACT:
-        raise UserError(
-            f"a copy of {model.name} in {bits} bits is {model.name} itself: its weights lie on "
-            "such a grid already",
-            setting="drafting.bits",
-            value=bits,
-            remedy="set drafting.bits=5, or one below 4",
-        )
     save_file(blocks, folder / _FILE, metadata=kinds)
     copy = _assembled(model.module, _read(folder, model.module.dtype, library))
     agreement = _agreement(model.module, copy, texts[cut:] or texts)
     nbytes = sum(data.nbytes for data in blocks.values())
     report = LowerBitsReport(bits, nbytes, error, agreement)
     (folder / _REPORT).write_text(json.dumps(asdict(report)) + "\n", encoding="utf-8")
+
+
+def _require_a_difference(model: LanguageModel, bits: int, library: ctypes.CDLL) -> None:
+    """Refuse a copy that would be the model: it would prove nothing.
+
+    Raises:
+        UserError: every matrix lies on the grid of so many bits already.
+    """
+    for _, layer, _ in _layers(model.module, ()):
+        weight = layer.weight.detach().float()
+        held = PackedMatrix.of_blocks(*rounded(weight, bits), library)
+        numbers = held.rows(torch.arange(len(weight)))
+        is_head = layer is model.module.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if not is_head and float((numbers - weight).norm()) > _EXACT * float(weight.norm()):
+            return
+    raise UserError(
+        f"a copy of {model.name} in {bits} bits is {model.name} itself: its weights lie on such a "
+        "grid already",
+        setting="drafting.bits",
+        value=bits,
+        remedy="set drafting.bits=5, or one below 4",
+    )
 
 
 def _layers(

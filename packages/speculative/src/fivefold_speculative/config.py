@@ -195,6 +195,32 @@ class FeatureHeadConfig(ExpansionConfig):
     """Children of every node, level by level; all 1: a chain."""
 
 
+@dataclass
+class AutoConfig:
+    """Settings of `drafting=auto`."""
+
+    methods: list[str] = field(default_factory=list)
+    """Methods that may be chosen; none: all that are installed."""
+    margin: float = 0.03
+    """By which share a method must promise to be faster than plain decoding to be chosen."""
+    adapts: bool = True
+    """Go on plainly where drafting turns out not to pay; else the plan is kept to."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.margin < 10:
+            raise UserError(
+                "not a share of speed",
+                setting="drafting.margin",
+                value=self.margin,
+                remedy="give 0 or more, such as 0.03",
+            )
+
+    def proposals(self, greedy: bool) -> frozenset[Proposal]:
+        """Return what is surely made; the planned method is checked when it is built."""
+        return frozenset({Proposal.EMPTY})
+
+
 def _at_least_one(value: int, setting: str) -> None:
     if value < 1:
         raise UserError("a count below 1", setting=setting, value=value, remedy="give 1 or more")

@@ -49,6 +49,7 @@ class Session:
             negative: none of it.
         text: make text as tokens come (always made for requests with stop strings).
         load_draft: where drafters get their draft models; keep one to load each only once.
+        say: told what takes time.
 
     Raises:
         UserError: an empty prompt, or one that leaves no room in the context.
@@ -65,11 +66,13 @@ class Session:
         logprobs: int = -1,
         text: bool = True,
         load_draft: Callable[[str, DraftKind], DraftModel] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.sampler = sampler
         self.attention = attention
         self.load_draft = load_draft or DraftLoader(model)
+        self.say = say
         self.timing = Timing(model.device)
         self.cancelled = False
         self.prompt_hidden: Float[Tensor, "batch token hidden"] | None = None
@@ -123,7 +126,8 @@ class Session:
         """Refuse a tree that the target cannot verify, and make room for one that it can.
 
         Raises:
-            UserError: with the model's reason, and a chain as the way out where it has one.
+            UserError: with the model's reason, and a chain as the way out where it has one; or
+                more nodes than a row may hold tokens.
         """
         wanted = Capability.CROPPABLE if topology.is_chain else Capability.TREE_ATTENTION
         if wanted not in self.model.capabilities:
@@ -133,14 +137,21 @@ class Session:
                 setting=setting,
                 remedy="choose drafting=chain" if can_chain else "choose another model",
             )
+        if topology.num_nodes > self._limit:
+            is_context = self._limit_setting == "prompt"
+            raise UserError(
+                f"the tree has {topology.num_nodes} nodes, and the "
+                f"{'context' if is_context else 'cache'} holds {self._limit} tokens",
+                setting=setting,
+                remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
+            )
         self.reserve(topology.num_nodes)
 
     # One call of `decode`.
 
     def own_threads(self) -> AbstractContextManager[None]:
         """Leave the processor's cores to the native passes, where the target has them."""
-        on_cores = self._target.native and self.model.device.type == "cpu"
-        return own_threads() if on_cores else nullcontext()
+        return own_threads() if self._target.native else nullcontext()
 
     def extend(self, prompts: Sequence[list[int]], max_new_tokens: int | None = None) -> None:
         """Go on with new prompts; keys and values of what they share with the old are kept.
@@ -226,7 +237,6 @@ class Session:
             count = torch.tensor([len(t.tokens) for t in taken], device=count.device)
             lengths = torch.tensor([len(row.tokens) - 1 for row in self.rows], device=count.device)
             self.cache.rewind(lengths)
-        self.cache.bound(max(len(row.tokens) for row in self.rows) - 1)
         return StepOutcome(
             new_tokens=[t.tokens for t in taken],
             text=[t.text for t in taken],
