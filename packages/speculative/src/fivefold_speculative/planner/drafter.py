@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from fivefold import UserError
+from torch import Tensor
 
 from .._words import Proposal
 from ..choosing import choose
@@ -28,9 +31,10 @@ _MEMORY = 24.0
 class AutoDrafter:
     """Draft by the planned method for as long as it yields more than plain decoding.
 
-    Whether to go on is decided between two steps, by tokens that are written already: the law of
-    the text stays the target's. Once it does not pay, the rest of the text is decoded plainly; the
-    next text begins with the plan again.
+    Each row decides for itself, between two steps and by its own tokens that are written already:
+    the law of its text stays the target's, whatever its batch mates do. The rest of its text is
+    then decoded plainly, and the draft rests once no row drafts; the next text begins with the
+    plan again.
 
     Args:
         inner: the planned method; plain decoding if nothing pays.
@@ -42,11 +46,11 @@ class AutoDrafter:
     def __init__(self, inner: Drafter, plan: Plan, path: Path | None, adapts: bool) -> None:
         self.inner = inner
         self.plan = plan
-        self.is_plain = plan.best.method == PLAIN
         self._path = path
         self._adapts = adapts
         self._since, self._tokens = 0.0, 0
-        self._steps = self._yield = 0.0
+        self._rows: list[_Yield] = []
+        self._drafting: Tensor | None = None
 
     @property
     def proposal(self) -> Proposal:
@@ -60,47 +64,78 @@ class AutoDrafter:
 
     def start(self, session: Session) -> None:
         """Read the prompts, and begin with the plan again."""
-        self.is_plain = self.plan.best.method == PLAIN
-        self._begin()
+        self._since, self._tokens = 0.0, 0
+        best, drafts = self.plan.best, self.plan.best.method != PLAIN
+        self._rows = [
+            _Yield(_DOUBT, _DOUBT * best.expected_tokens, drafts) for _ in range(session.batch)
+        ]
+        self._drafting = None
         self.inner.start(session)
 
     def propose(self, state: DecodeState) -> TokenTree:
-        """Return the planned method's tree, or a root alone."""
-        if not self._since:
-            self._since = time.perf_counter()
-        if self.is_plain:
+        """Return the planned method's trees, or a root alone where no row drafts."""
+        self._since = self._since or time.perf_counter()
+        if not any(row.drafts for row in self._rows):
             return TokenTree.rooted(state.last_token, TreeTopology.root())
-        return self.inner.propose(state)
+        tree = self.inner.propose(state)
+        if self._drafting is not None:
+            tree.valid = tree.valid & (self._drafting[:, None] | (tree.depths == 0))
+        return tree
 
     def observe(self, outcome: StepOutcome) -> None:
-        """Tell the method what stood, and see whether drafting still pays."""
-        counts = [len(tokens) for tokens in outcome.new_tokens if tokens]
-        self._tokens += sum(counts)
-        if not self.is_plain:
+        """Tell the method what stood, and see of each row whether drafting still pays."""
+        self._tokens += sum(map(len, outcome.new_tokens))
+        if any(row.drafts for row in self._rows):
             self.inner.observe(outcome)
-            self._weigh(sum(counts) / max(len(counts), 1))
+            self._weigh(outcome)
         if not outcome.alive:
             self._remember()
 
-    def _begin(self) -> None:
-        self._since, self._tokens = 0.0, 0
-        self._steps, self._yield = _DOUBT, _DOUBT * self.plan.best.expected_tokens
-
-    def _weigh(self, tokens: float) -> None:
-        """Count a step; go on plainly where steps like the last ones are not worth their time."""
-        fading = 1 - 1 / _MEMORY
-        self._steps, self._yield = self._steps * fading + 1, self._yield * fading + tokens
-        rate = self._yield / self._steps / self.plan.best.seconds
-        if self._adapts and rate < self.plan.plain.rate:
-            self.is_plain = True
+    def _weigh(self, outcome: StepOutcome) -> None:
+        """Count a step; a row whose steps are not worth their time goes on plainly."""
+        before = [row.drafts for row in self._rows]
+        seconds, least = self.plan.best.seconds, self.plan.plain.rate
+        for row, tokens in zip(self._rows, outcome.new_tokens, strict=True):
+            row.count(len(tokens))
+            if self._adapts and row.rate < least * seconds:
+                row.drafts = False
+        for row, finished in zip(self._rows, outcome.finished, strict=True):
+            row.drafts = row.drafts and not finished
+        after = [row.drafts for row in self._rows]
+        if after != before:
+            self._drafting = torch.tensor(after, device=outcome.count.device)
 
     def _remember(self) -> None:
         """Write down the tokens a second of the whole text, after its prompt."""
-        seconds = time.perf_counter() - self._since
         if self._tokens:
-            measured = self._tokens / seconds
+            measured = self._tokens / (time.perf_counter() - self._since)
             self.plan = self.plan.after(self.plan.chosen, measured)
             write(self._path, self.plan)
+
+
+@dataclass
+class _Yield:
+    """What the steps of a row yielded, older ones fading.
+
+    Args:
+        steps: counted.
+        tokens: of them.
+        drafts: whether the row still drafts.
+    """
+
+    steps: float
+    tokens: float
+    drafts: bool
+
+    @property
+    def rate(self) -> float:
+        """Tokens a step."""
+        return self.tokens / self.steps
+
+    def count(self, tokens: int) -> None:
+        """Count a step."""
+        fading = 1 - 1 / _MEMORY
+        self.steps, self.tokens = self.steps * fading + 1, self.tokens * fading + tokens
 
 
 def build(config: AutoConfig, session: Session) -> AutoDrafter:

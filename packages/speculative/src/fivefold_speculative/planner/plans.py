@@ -14,9 +14,10 @@ from typing import Any
 from fivefold import Method, UserError
 from fivefold.cache import cache_folder
 from fivefold.discovery import installed
+from transformers import PreTrainedTokenizerBase
 
 from .._words import Proposal
-from ..acceptance import AcceptanceVector
+from ..acceptance import FALLBACK, AcceptanceVector
 from ..candidates import Candidate
 from ..draft_model import DraftKind
 from ..measuring import remembered_acceptance
@@ -161,6 +162,8 @@ class _Acceptance:
     def __call__(self, draft: str, kind: str, proposal: Proposal) -> AcceptanceVector | None:
         """Return what was measured of a draft before, or measure it."""
         session = self._session
+        if type(session.model.tokenizer) is PreTrainedTokenizerBase:
+            return AcceptanceVector(FALLBACK)  # no prompt can be read: inside `model.generate`
         try:
             loaded = session.load_draft(draft, DraftKind(kind))
         except UserError:

@@ -49,7 +49,8 @@ def run(config: PlanConfig, run: Run) -> int:
 
 
 def measured(plan: Plan, engine: Engine, requests: list[Request], run: Run) -> Plan:
-    """Decode with plain decoding and with the best offer of every method."""
+    """Decode with plain decoding and with the best offer of every method; no text ends early."""
+    engine = replace(engine, model=replace(engine.model, eos_ids=()))
     for place in _best_places(plan):
         offer = plan.offers[place]
         one = engine.plain()
@@ -87,6 +88,6 @@ def _row(plan: Plan, offer: Offer, is_chosen: bool) -> dict[str, object]:
         "ms a step": round(offer.seconds * 1e3, 1),
         "predicted tokens/s a row": round(offer.rate, 1),
         "ratio to plain": round(plan.ratio(offer), 2),
-        "measured tokens/s": round(offer.measured, 1) if offer.measured else "",
+        "measured tokens/s": round(offer.measured, 1) or None,
         "shown": rows,
     }

@@ -1,0 +1,147 @@
+"""The planner chooses what promises most, or nothing; the drafter it makes stays lossless."""
+
+import json
+
+import pytest
+from fivefold import Method, UserError
+from fivefold.testing import compose
+from fivefold_speculative import Candidate, TokenTree
+from fivefold_speculative.config import AutoConfig
+from fivefold_speculative.planner import plans, task
+from fivefold_speculative.planner.drafter import AutoDrafter, build
+from fivefold_speculative.planner.machine import MachineProfile
+from fivefold_speculative.planner.plans import Offer, Plan, make_plan
+from fivefold_speculative.testing import DrafterSuite
+
+PLAIN = Offer("none", {}, 1, 1.0, 0.010)
+
+
+class Switching(DrafterSuite):
+    """The exam, with a drafter that stops drafting wherever steps yield less than they cost."""
+
+    overrides = ["drafting=chain", "drafting.length=3"]
+
+    def drafter(self, run, session):
+        inner = run.build("drafting", session)
+        offer = Offer("chain", {"length": 3}, 4, 2.6, 0.025)
+        return AutoDrafter(inner, Plan((PLAIN, offer), 1), None, adapts=True)
+
+
+class TestSwitching(Switching):
+    def test_it_does_switch(self):
+        run = self.compose()
+        session = self.session(run, [[3, 1, 4, 1, 5]], 60)
+        drafter, kinds = self.drafter(run, session), set()
+        right = drafter.propose
+
+        def propose(state):
+            tree: TokenTree = right(state)
+            kinds.add(tree.num_nodes)
+            return tree
+
+        drafter.propose = propose
+        from fivefold_speculative.checks import run_to_end
+
+        run_to_end(session, drafter, "auto")
+        assert kinds == {4, 1}
+
+
+class TestSwitchingWithoutReplacement(Switching):
+    overrides = ["drafting=expansion", "drafting.widths=[2,1]"]
+
+
+class TestChoice(DrafterSuite):
+    """`drafting=auto` itself on the toy: whatever it plans, it is the target's text."""
+
+    overrides = ["drafting=auto", "drafting.methods=[chain]"]
+    samples = 5_000
+
+
+def planned(monkeypatch, session, found, **settings):
+    monkeypatch.setattr(MachineProfile, "plain", 0.010)
+    monkeypatch.setattr(plans, "_candidates", lambda method, *_: found.get(method.name, []))
+    config = AutoConfig(**settings)
+    return make_plan(session, config.methods, config.margin)[0]
+
+
+@pytest.fixture
+def session():
+    suite = Switching()
+    return suite.session(suite.compose(), [[3, 1, 4, 1, 5]], 8)
+
+
+def test_the_best_rate_is_chosen_among_all_methods(monkeypatch, session):
+    found = {
+        "chain": [Candidate({"length": 2}, 1.8, 0.012, 3), Candidate({"length": 4}, 2.2, 0.020, 5)],
+        "expansion": [Candidate({"widths": [2]}, 2.0, 0.012, 3)],
+    }
+    plan = planned(monkeypatch, session, found)
+    assert (plan.best.method, plan.best.settings) == ("expansion", {"widths": [2]})
+    assert plan.ratio(plan.best) == pytest.approx(2.0 / 0.012 * 0.010)
+    only = planned(monkeypatch, session, found, methods=["chain"])
+    assert (only.best.method, only.best.settings) == ("chain", {"length": 2})
+
+
+def test_what_does_not_promise_more_than_the_margin_is_not_chosen(monkeypatch, session):
+    found = {"chain": [Candidate({"length": 1}, 1.2, 0.0118, 2)]}
+    assert planned(monkeypatch, session, found, margin=0.03).best.method == "none"
+    assert planned(monkeypatch, session, found, margin=0.01).best.method == "chain"
+
+
+def test_a_method_that_fails_takes_no_other_down(session):
+    said = []
+    session.say = said.append
+    method = Method("broken", AutoConfig, "fivefold_speculative.planner.broken:build", "", "")
+    assert plans._candidates(method, None, None, said.append) == []
+    assert "drafting=broken offers nothing" in said[0]
+
+
+def test_an_unknown_method_is_refused(session):
+    with pytest.raises(UserError, match="no such drafting method"):
+        make_plan(session, ["chian"], 0.03)
+
+
+def test_a_plan_is_remembered_and_a_damaged_one_made_anew(session):
+    said = []
+    session.say = said.append
+    plan, path = make_plan(session, ["chain"], 0.03)
+    assert make_plan(session, ["chain"], 0.03)[0] == plan
+    assert len([line for line in said if "planning" in line]) == 1
+    path.write_text("{}")
+    again, _ = make_plan(session, ["chain"], 0.03)
+    assert [offer.settings for offer in again.offers] == [offer.settings for offer in plan.offers]
+
+
+def test_times_of_more_nodes_are_not_less_and_are_measured_once(session):
+    profile = MachineProfile(session)
+    assert profile.target(3) >= profile.target(2) > 0
+    assert MachineProfile(session).target(3) == profile.target(3)
+    assert profile.draft("any", "independent", 1) > 0
+    assert profile.draft("any", "feature_head", 2) > 0
+    assert profile.overhead >= 0
+    assert profile.plain > 0
+
+
+def test_what_was_measured_is_remembered_with_the_plan(session, tmp_path):
+    drafter = build(AutoConfig(methods=["chain"]), session)
+    from fivefold_speculative.checks import run_to_end
+
+    run_to_end(session, drafter, "auto")
+    plan, path = make_plan(session, ["chain"], 0.03)
+    assert plan.best.measured > 0
+    assert json.loads(path.read_text())["offers"][plan.chosen]["measured"] == plan.best.measured
+
+
+def test_the_task_prints_every_method_and_what_it_really_does(folders, capsys):
+    settings = [f"model={folders / 'target'}", "drafting.methods=[chain]", "measure=true"]
+    run = compose("plan", [*settings, "max_new_tokens=8"])
+    assert task.run(run.config, run) == 0
+    assert run.result.rows[0]["method"] == "none"
+    assert run.result.rows[0]["measured tokens/s"] > 0, run.result.rows
+    assert "drafting=auto takes" in capsys.readouterr().out
+
+
+def test_another_method_has_no_plan(folders):
+    run = compose("plan", [f"model={folders / 'target'}", "drafting=chain"])
+    with pytest.raises(UserError, match=r"drafting\.methods"):
+        task.run(run.config, run)
