@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """From query [batch, node, head, dim], keys and values [batch, kv_head, slot, dim] and scale."""
 
 
+@runtime_checkable
 class Product(Protocol):
     """`float_linear` of the reference, or its twin."""
 

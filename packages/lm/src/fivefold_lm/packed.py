@@ -12,7 +12,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from fivefold_kernels import Format, PackedMatrix
@@ -25,6 +25,7 @@ EXPECTED_ROWS = 16
 """Rows that oneDNN is told to expect; its layout for 16 serves 1 to 128 rows well."""
 
 
+@runtime_checkable
 class Product(Protocol):
     """A packed matrix, ready to be multiplied with rows."""
 

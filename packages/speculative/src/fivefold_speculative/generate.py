@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fivefold import Run, UserError
 
@@ -185,6 +185,7 @@ def _report(answers: list[Answer], seconds: float, run: Run) -> None:
         )
 
 
+@runtime_checkable
 class Shown(Protocol):
     """How answers come to standard output, or into the file."""
 
