@@ -64,16 +64,15 @@ class RowAcceptance:
         self.is_inner = torch.zeros_like(self.places, dtype=torch.bool)
         self.is_inner[list(topology.inner)] = True
         prior = [_assumed(place) for place in range(max(topology.widths))]
-        options = {"dtype": torch.float64, "device": device}
-        self.prior = torch.tensor(prior, **options)
-        self.stood = torch.zeros(batch, len(prior), **options)
-        self.tried = torch.zeros(batch, 1, **options)
+        self.prior = torch.tensor(prior, dtype=torch.float64, device=device)
+        self.stood = torch.zeros(batch, len(prior), dtype=torch.float64, device=device)
+        self.tried = torch.zeros(batch, 1, dtype=torch.float64, device=device)
 
     def chances(self) -> Float64[Tensor, "batch own"]:
         """Return the chance of each node of the draft's tree to stand; 1 for the root."""
         rate = (self.stood + _PRIOR * self.prior) / (self.tried + _PRIOR)
         # Draws are interchangeable: that a later one stood more often is chance.
-        own = rate.cummin(1).values[:, self.places]
+        own: Tensor = rate.cummin(1).values[:, self.places]
         own[:, 0] = 1
         for level in self.topology.levels[1:]:
             span = slice(level.start, level.stop)

@@ -132,6 +132,9 @@ class SpecInferDrafter:
         """Let every draft read the prompts."""
         device = session.model.device
         self._rows = session.rows
+        # Under greedy decoding children of a request's last token decide nothing; draws do, and
+        # without them the text would depend on how many tokens were asked for.
+        self._reach = 0 if session.sampler.greedy else 1
         ends = [row.left + len(row.tokens) for row in session.rows]
         self._ends = torch.tensor(ends, device=device)
         self._depths = torch.tensor(self.topology.depths, device=device)
@@ -174,21 +177,20 @@ class SpecInferDrafter:
     def _wanted(self, state: DecodeState) -> tuple[int, list[Bool[Tensor, "batch own"]]]:
         """Return how many levels to draft, and which own nodes of each draft to merge.
 
-        Nodes deeper than a request can still write take no part, and where that holds for all
-        requests they are not drafted.
+        Nodes too deep to decide what a request can still write take no part, and where that holds
+        for all requests they are not drafted.
         """
-        most = max(row.left for row in self._rows) - 1
+        most = max(row.left for row in self._rows) - 1 + self._reach
         levels = max(1, min(self.topology.num_levels - 1, most))
-        left = self._ends - state.lengths
-        may = state.active[:, None] & (self._depths > 0) & (self._depths < left[:, None])
+        deepest = (self._ends - state.lengths - 1 + self._reach)[:, None]
+        may = state.active[:, None] & (self._depths > 0) & (self._depths <= deepest)
         if not self._acceptances:
             return levels, [may] * len(self.members)
         chances = torch.cat([acceptance.chances() for acceptance in self._acceptances], 1)
         every = may.repeat(1, len(self.members))
         kept = list(allot(chances, every, self._nodes_left(state)).chunk(len(self.members), 1))
         if may.device.type == "cpu":  # asking is free there
-            deepest = max(int((own * self._depths).max()) for own in kept)
-            levels = max(1, min(levels, deepest))
+            levels = max(1, *(int((own * self._depths).max()) for own in kept))
         return levels, kept
 
     def _likeliest(self, trie: Trie, state: DecodeState) -> list[Bool[Tensor, "batch own"]]:

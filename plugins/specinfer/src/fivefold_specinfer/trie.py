@@ -85,7 +85,8 @@ def merge(
         count = count + is_new.sum(1, keepdim=True)
         made_under.append(torch.where(exists, parent, -1))
         made.append(node.clamp(min=0))
-        for home, span, part in zip(homes, level, _split(node, level), strict=True):
+        sizes = [span.stop - span.start for span in level]
+        for home, span, part in zip(homes, level, torch.split(node, sizes, 1), strict=True):
             home[:, span] = part
     width = _width(count, min(bound, most) if most else bound)
     valid = torch.arange(width, device=device) < count
@@ -137,10 +138,6 @@ def _root_alone(tree: TokenTree) -> Tensor:
     home = torch.full_like(tree.tokens, -1)
     home[:, 0] = 0
     return home
-
-
-def _split(node: Tensor, level: Sequence[slice]) -> tuple[Tensor, ...]:
-    return node.split([span.stop - span.start for span in level], dim=1)
 
 
 def _width(count: Tensor, bound: int) -> int:

@@ -75,9 +75,14 @@ def draw_apart(
 
 
 def drawn(
-    law: Float[Tensor, "batch parent word"], noise: Float64[Tensor, "batch #parent child"]
+    law: Float[Tensor, "batch parent word"], noise: Float64[Tensor, "batch some child"]
 ) -> Int[Tensor, "batch parent child"]:
-    """Draw words by inverting the distribution functions; never one of probability zero."""
+    """Draw words by inverting the distribution functions; never one of probability zero.
+
+    Args:
+        law: of the words, under each parent.
+        noise: in the open interval (0, 1), for each parent, or once for all.
+    """
     below = law.cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(below, noise * below[..., -1:], right=True)
 

@@ -115,7 +115,7 @@ class ModelTreeDrafter:
         self._late = accepted.tokens.gather(1, late.clamp(max=path.shape[1] - 1))
 
     def _most_late(self) -> int:
-        """Return how many late tokens the next step runs; fewer than may be, where asking is free."""
+        """Return how many late tokens the next step runs: no more than needed, on a CPU."""
         if self._num_late.device.type == "cpu":
             return int(self._num_late.max())
         return self.num_late
