@@ -66,9 +66,17 @@ def begin(
 
 
 def tune(
-    draft: IndependentDraft, corpus: Corpus, options: argparse.Namespace, out: Path
-) -> DraftCard:
-    """Train a draft for the given minutes, write its file, and return its card."""
+    draft: IndependentDraft, corpus: Corpus, options: argparse.Namespace, out: Path, figure: str
+) -> None:
+    """Train a draft for the given minutes and write its file.
+
+    Args:
+        draft: the draft.
+        corpus: text and features; samples without weight do not count.
+        options: of the command line.
+        out: the file.
+        figure: what to call its agreement with the held-out samples in the file's card.
+    """
     learner = Learner(draft)
     trainer = Trainer(
         learner, learner.loss, options.minutes * 60, options.rate, out.with_suffix(".checkpoint")
@@ -83,11 +91,10 @@ def tune(
         tokens_seen=before + trainer.tokens_seen,
         recipe="recipes/specinfer_boost",
         data=DATA,
-        measured={"agreement_1": round(agreement(learner, corpus, options), 4)},
+        measured={figure: round(agreement(learner, corpus, options), 4)},
     )
     save_independent(draft, out, card)
     logger.info("%s: %s", out.name, card.measured)
-    return card
 
 
 def agreement(learner: Learner, corpus: Corpus, options: argparse.Namespace) -> float:
@@ -200,7 +207,8 @@ def main() -> None:
     vocab_size = target.config.vocab_size
     corpus = Corpus(options.text, options.features, vocab_size, options.words, with_hidden=False)
     if not first.exists():
-        tune(begin(options.start, target, corpus, options.layers), corpus, options, first)
+        draft = begin(options.start, target, corpus, options.layers)
+        tune(draft, corpus, options, first, "agreement_1")
     draft = load_independent(first, target)
     corpus.use_words(draft.vocab_ids.cpu())
 
@@ -216,7 +224,8 @@ def main() -> None:
         counts = corpus.expected_counts(vocab_size)
         words = counts.argsort(descending=True, stable=True)[: draft.vocab_ids.numel()]
     if not second.exists():
-        tune(begin(options.start, target, corpus, options.layers, words), corpus, options, second)
+        draft = begin(options.start, target, corpus, options.layers, words)
+        tune(draft, corpus, options, second, "agreement_1_of_the_rest")
     logger.info("drafting.drafts=[%s,%s]", first, second)
 
 
