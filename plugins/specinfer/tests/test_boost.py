@@ -127,6 +127,25 @@ def test_both_files_load_as_drafts_that_are_merged(boost, tmp_path, monkeypatch)
     for _ in decode(session, drafter, rule_for("auto", drafter, session.sampler), NoCorrection()):
         pass
     assert session.records[0].tokens == plain_greedy(model, [5, 9, 2], 20)[0]
-    first, second = (set(member.draft.vocab_ids.tolist()) for member in drafter.members)
-    assert len(first) == len(second) == 20
-    assert first != second  # draft 2 has the words that were missed
+    assert [member.draft.num_words for member in drafter.members] == [20, 20]
+    assert (tmp_path / boost.MARKED).exists()
+
+
+def test_a_draft_is_given_other_words_without_training(boost, tmp_path):
+    """Its output rows are the target's own; the layers stay."""
+    model = tiny_model(vocab=VOCAB, eos_token_id=None)
+    words = torch.tensor([7, 3, 11])
+    config = boost.llama_fields(model.module.config, 1)
+    before = boost.IndependentDraft(config, torch.tensor([1, 2]), model.module)
+    card = boost.DraftCard(boost.KIND, "tiny", config, vocab_size=2)
+    boost.save_independent(before, tmp_path / "start.safetensors", card)
+    corpus = SimpleNamespace()
+    corpus.use_words = lambda ids: setattr(corpus, "vocab_ids", ids)
+    after = boost.begin(tmp_path / "start.safetensors", model.module, corpus, 1, words)
+    assert after.vocab_ids.tolist() == words.tolist()
+    hidden = torch.randn(2, 32)
+    rows = model.module.get_output_embeddings().weight[words]
+    torch.testing.assert_close(after.head(hidden), hidden @ rows.T)
+    weights = dict(after.model.layers.named_parameters())
+    for name, weight in before.model.layers.named_parameters():
+        torch.testing.assert_close(weights[name], weight, atol=1e-3, rtol=1e-3)

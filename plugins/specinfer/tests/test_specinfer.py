@@ -2,8 +2,8 @@
 
 import pytest
 from fivefold_specinfer import drafter as specinfer
-from fivefold_specinfer.drafter import SpecInferDrafter
-from fivefold_speculative import Proposal
+from fivefold_specinfer import trie
+from fivefold_specinfer.drafter import Member
 from fivefold_speculative.drafters.choosing import draw_with_replacement
 from fivefold_speculative.testing import PROMPTS, DrafterSuite, planted
 from fivefold_speculative.toy import plain_greedy
@@ -77,6 +77,23 @@ class TestDefaultTreeOfOneDraft(_Exam):
     overrides = ["drafting=specinfer"]
 
 
+class _OnAnAccelerator(_Exam):
+    """Where the host does not ask how many nodes there are, and everything has its full size."""
+
+    @pytest.fixture(autouse=True)
+    def never_asking(self, monkeypatch):
+        monkeypatch.setattr(trie, "_width", lambda count, bound: bound)
+        monkeypatch.setattr(Member, "_most_late", lambda self: self.num_late)
+
+
+class TestMergedDraftsOnAnAccelerator(_OnAnAccelerator):
+    overrides = ["drafting=specinfer", SHAPE, TWO]
+
+
+class TestBudgetOnAnAccelerator(_OnAnAccelerator, _Budgeted):
+    overrides = [*TestBudgetOfTopk.overrides, "drafting.max_verify_tokens=11"]
+
+
 class Exam(_Exam):
     samples = 10_000
 
@@ -125,15 +142,11 @@ def test_the_exam_fails_where_drafts_or_merged_parents_share_their_noise(
 
 def test_the_exam_fails_where_draws_are_pruned_by_their_own_probability(monkeypatch):
     """The reason why the budget of draws looks at no draft probability."""
-    expand = SpecInferDrafter._merge
+    right = specinfer.merge
 
-    def pruned(self, drafted, kept, levels, state):
-        if self.proposal is Proposal.SAMPLED:
-            kept = [
-                own & (tree.law.probs.amax(-1)[:, :1] > 0) & likely(tree)
-                for own, tree in zip(kept, drafted, strict=True)
-            ]
-        return expand(self, drafted, kept, levels, state)
+    def pruned(drafted, kept, levels, vocab_size, most):
+        kept = [own & likely(tree) for own, tree in zip(kept, drafted, strict=True)]
+        return right(drafted, kept, levels, vocab_size, most)
 
     def likely(tree):
         laws = tree.law.probs[:, :1]  # the root's
@@ -141,6 +154,6 @@ def test_the_exam_fails_where_draws_are_pruned_by_their_own_probability(monkeypa
         place = (tree.tokens[..., None] == words).int().argmax(-1)
         return laws[:, 0].gather(1, place) > 0.15
 
-    monkeypatch.setattr(SpecInferDrafter, "_merge", pruned)
+    monkeypatch.setattr(specinfer, "merge", pruned)
     exam = Exam(["drafting=specinfer", "drafting.widths=[3]"])
     assert not exam.law_check(1, "sampling.temperature=1.0").passed

@@ -151,9 +151,10 @@ class SpecInferDrafter:
         """Expand, merge, and keep within the budget."""
         levels, kept = self._wanted(state)
         drafted = [member.expand(state, levels) for member in self.members]
-        trie = self._merge(drafted, kept, levels, state)
+        vocab_size = state.sampler.vocab_size
         if self.budget and self.proposal is Proposal.POINT_MASS:
-            trie = self._merge(drafted, self._likeliest(trie, state), levels, state)
+            kept = self._likeliest(merge(drafted, kept, levels, vocab_size), state)
+        trie = merge(drafted, kept, levels, vocab_size, self.budget)
         self._trie, tree = trie, trie.tree
         if self.proposal is Proposal.SAMPLED:
             tree.law = self._law(drafted, levels)
@@ -208,11 +209,6 @@ class SpecInferDrafter:
         return self.budget - state.active.sum()
 
     # The merged tree.
-
-    def _merge(
-        self, drafted: list[TokenTree], kept: list[Tensor], levels: int, state: DecodeState
-    ) -> Trie:
-        return merge(drafted, kept, levels, state.sampler.vocab_size, self.budget)
 
     def _law(self, drafted: Sequence[TokenTree], levels: int) -> DraftLaw | SeveralLaws:
         """Return the law of every draw of the merged tree."""

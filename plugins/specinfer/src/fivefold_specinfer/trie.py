@@ -52,7 +52,7 @@ def merge(
 
     Args:
         drafted: one static tree a draft, all with the same root.
-        kept: own nodes that take part; what hangs under another one does not.
+        kept: own nodes that take part, with each its parent.
         levels: levels below the root to merge.
         vocab_size: tokens; any bound above them.
         most: nodes that no row has more of; 0: as many as were drafted.
