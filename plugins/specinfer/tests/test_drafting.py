@@ -252,15 +252,32 @@ def test_what_stood_is_counted_by_place_at_visited_nodes():
     torch.testing.assert_close(before[0, 4].float(), torch.tensor(0.65 * 0.2))
     path = torch.tensor([[0, 2, 5], [0, 1, 0], [0, 1, 3]])
     credit = torch.tensor([[True] * 3, [True] * 3, [True, False, True]])
-    counted.learn(path, torch.tensor([3, 2, 0]), credit)
-    assert counted.tried[:, 0].tolist() == [2, 2, 0]
+    kept = torch.ones(3, 7, dtype=torch.bool)
+    kept[1, 4] = False  # the second child of the first
+    counted.learn(path, torch.tensor([3, 2, 0]), credit, kept)
+    assert counted.tried.tolist() == [[2, 2], [2, 1], [0, 0]]
     assert counted.stood.tolist() == [[1, 1], [1, 0], [0, 0]]
-    counted.learn(path, torch.tensor([3, 2, 3]), credit)
-    assert counted.tried[:, 0].tolist() == [4, 4, 2]
-    assert counted.stood.tolist() == [[2, 2], [2, 0], [1, 0]]
+    counted.learn(path, torch.tensor([3, 2, 3]), credit, kept)
+    torch.testing.assert_close(counted.tried[:, 0].tolist(), [3.94, 3.94, 2.0])
+    torch.testing.assert_close(counted.stood[:, 0].tolist(), [1.97, 1.97, 1.0])
     after = counted.chances()
     assert (after[:, 1:3] <= 1).all()
     assert (after[:, 2] <= after[:, 1]).all()
+
+
+def test_a_request_that_was_given_no_draws_is_tried_again():
+    counted = RowAcceptance(TreeTopology.chain(2), 1, torch.device("cpu"))
+    assumed = counted.chances()
+    none, every = torch.zeros(1, 3, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
+    path, one = torch.zeros(1, 3, dtype=torch.long), torch.tensor([1])
+    for _ in range(30):
+        counted.learn(path, one, path == 0, every)
+    low = counted.chances()[0, 1]
+    assert low < 0.4
+    for _ in range(150):
+        counted.learn(path, one, path == 0, none)
+    assert low < counted.chances()[0, 1] <= assumed[0, 1]
+    torch.testing.assert_close(counted.chances(), assumed, atol=0.05, rtol=0)
 
 
 def test_a_request_whose_draws_stand_gets_more_of_the_budget():
@@ -272,7 +289,8 @@ def test_a_request_whose_draws_stand_gets_more_of_the_budget():
     drafter.start(session)
     always = torch.tensor([[0, 1, 3, 5, 7], [0, 0, 0, 0, 0]])
     for _ in range(12):
-        drafter._acceptances[0].learn(always, torch.tensor([5, 1]), always >= 0)
+        every = torch.ones(2, drafter.topology.num_nodes, dtype=torch.bool)
+        drafter._acceptances[0].learn(always, torch.tensor([5, 1]), always >= 0, every)
     kept = allot(
         drafter._acceptances[0].chances(),
         torch.arange(9).expand(2, -1) > 0,

@@ -32,6 +32,7 @@ class TestMergedDrafts(_Exam):
     overrides = ["drafting=specinfer", SHAPE, TWO]
 
 
+@pytest.mark.slow
 class TestThreeDraftsOneOfThemTwice(_Exam):
     overrides = [
         "drafting=specinfer",
@@ -44,6 +45,7 @@ class TestMergedTopk(_Exam):
     overrides = ["drafting=specinfer", SHAPE, TWO, "drafting.proposal=topk"]
 
 
+@pytest.mark.slow
 class TestMergedTopkByPointMass(_Exam):
     overrides = ["drafting=specinfer", SHAPE, TWO, "drafting.proposal=topk"]
 
@@ -86,6 +88,7 @@ class _OnAnAccelerator(_Exam):
         monkeypatch.setattr(Member, "_most_late", lambda self: self.num_late)
 
 
+@pytest.mark.slow
 class TestMergedDraftsOnAnAccelerator(_OnAnAccelerator):
     overrides = ["drafting=specinfer", SHAPE, TWO]
 

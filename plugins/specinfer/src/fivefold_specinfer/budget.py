@@ -29,7 +29,9 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 _PRIOR = 8.0
-"""Visits that the assumed acceptance counts as; after so many the request's own count as much."""
+"""Draws that the assumed acceptance counts as; after so many the request's own count as much."""
+_MEMORY = 0.97
+"""What a step leaves of earlier counts: texts change, and who was given no draws is tried again."""
 
 
 def allot(
@@ -49,7 +51,7 @@ def allot(
 
 
 class RowAcceptance:
-    """How often the draws of one draft stood in each request, by their place among siblings.
+    """How often the draws of one draft stood of late in each request, by place among siblings.
 
     Args:
         topology: the draft's tree.
@@ -61,12 +63,11 @@ class RowAcceptance:
         self.topology = topology
         self.places = torch.tensor(topology.child_index, device=device)
         self.parents = torch.tensor(topology.parents, device=device)
-        self.is_inner = torch.zeros_like(self.places, dtype=torch.bool)
-        self.is_inner[list(topology.inner)] = True
+        self.children = _child_table(topology, device)
         prior = [_assumed(place) for place in range(max(topology.widths))]
         self.prior = torch.tensor(prior, dtype=torch.float64, device=device)
         self.stood = torch.zeros(batch, len(prior), dtype=torch.float64, device=device)
-        self.tried = torch.zeros(batch, 1, dtype=torch.float64, device=device)
+        self.tried = torch.zeros_like(self.stood)
 
     def chances(self) -> Float64[Tensor, "batch own"]:
         """Return the chance of each node of the draft's tree to stand; 1 for the root."""
@@ -84,6 +85,7 @@ class RowAcceptance:
         own_path: Int[Tensor, "batch level"],
         count: Int[Tensor, " batch"],
         credited: Bool[Tensor, "batch level"],
+        kept: Bool[Tensor, "batch own"],
     ) -> None:
         """Count what stood at the nodes of the draft's tree that the walk visited.
 
@@ -91,13 +93,23 @@ class RowAcceptance:
             own_path: the accepted path by own nodes, 0 where it is not in this tree.
             count: nodes on the path.
             credited: places of the path that count for this draft: no earlier one had them too.
+            kept: own nodes that took part; only those were tried.
         """
         level = torch.arange(own_path.shape[1], device=own_path.device)
         inside = level < count[:, None]
         here = inside & ((own_path > 0) | (level == 0))
-        self.tried += (here & self.is_inner[own_path]).sum(1, keepdim=True)
+        children = self.children[own_path]  # [batch, level, place]; 0 where there is none
+        took_part = kept.gather(1, children.flatten(1)).view_as(children) & (children > 0)
+        self.tried = _MEMORY * self.tried + (took_part & here[..., None]).sum(1)
         stood = inside & (own_path > 0) & credited
-        self.stood.scatter_add_(1, self.places[own_path], stood.double())
+        self.stood = (_MEMORY * self.stood).scatter_add(1, self.places[own_path], stood.double())
+
+
+def _child_table(topology: TreeTopology, device: torch.device) -> Int[Tensor, "own place"]:
+    """Return the children of each node by place, 0 where there is none."""
+    widest = max(topology.widths)
+    rows = [[*own, *[0] * (widest - len(own))] for own in topology.children]
+    return torch.tensor(rows, device=device)
 
 
 def _assumed(place: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 from fivefold import UserError
-from fivefold_lm import Sampler
+from fivefold_lm import Capability, Sampler
 from fivefold_speculative import (
     AcceptanceSource,
     Candidate,
@@ -155,6 +155,7 @@ class SpecInferDrafter:
         if self.budget and self.proposal is Proposal.POINT_MASS:
             kept = self._likeliest(merge(drafted, kept, levels, vocab_size), state)
         trie = merge(drafted, kept, levels, vocab_size, self.budget)
+        self._kept = kept
         self._trie, tree = trie, trie.tree
         if self.proposal is Proposal.SAMPLED:
             tree.law = self._law(drafted, levels)
@@ -170,7 +171,7 @@ class SpecInferDrafter:
             own_path = self._trie.own_path(place, accepted.path)
             member.follow(own_path, accepted)
             if self._acceptances:
-                self._acceptances[place].learn(own_path, accepted.count, ~known)
+                self._acceptances[place].learn(own_path, accepted.count, ~known, self._kept[place])
                 known = known | (own_path > 0)
 
     # Which nodes take part.
@@ -245,6 +246,7 @@ def build(config: SpecInferConfig, session: Session) -> SpecInferDrafter:
     """
     topology = config.shape()
     session.require(topology, "drafting")
+    session.model.require(Capability.TREE_ATTENTION)  # chains of several drafts are a tree
     entries = config.entries()
     nodes = 1 + len(entries) * (topology.num_nodes - 1)
     session.reserve(min(nodes, config.max_verify_tokens) if config.max_verify_tokens else nodes)
