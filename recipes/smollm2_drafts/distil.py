@@ -82,12 +82,7 @@ class Corpus:
         by_role = torch.tensor([ROLE_WEIGHTS[role] for role in Role])
         self.weights = by_role[roles.long()].roll(-1)
         self.weights[torch.tensor(self.starts[1:]) - 1] = 0.0
-        # expected counts under the target tell rare words apart better than the words drawn
-        self.counts = torch.bincount(
-            self.top_ids.flatten().long(),
-            weights=(self.top_probs.float() * (self.weights > 0).unsqueeze(1)).flatten(),
-            minlength=vocab_size,
-        )
+        self.counts = self.expected_counts(vocab_size)
         self.use_words(self.counts.argsort(descending=True, stable=True)[:num_words])
         refused = json.loads((text / EXCLUDED).read_text())
         firsts = [0, *torch.tensor([len(shard["lengths"]) for shard in texts]).cumsum(0).tolist()]
@@ -99,6 +94,16 @@ class Corpus:
         rows = [row for row in range(len(self.lengths)) if row not in left_out]
         self.train_rows = [row for row in rows if row % HELD_OUT]
         self.held_out_rows = [row for row in rows if not row % HELD_OUT]
+
+    def expected_counts(self, vocab_size: int) -> Float[Tensor, " vocab"]:
+        """Return how often the target expects each word where a prediction has weight.
+
+        Expected counts tell rare words apart better than the words drawn.
+        """
+        weights = self.top_probs.float() * (self.weights > 0).unsqueeze(1)
+        return torch.bincount(
+            self.top_ids.flatten().long(), weights=weights.flatten(), minlength=vocab_size
+        )
 
     def use_words(self, vocab_ids: Int[Tensor, " word"]) -> None:
         """Take these words as the draft's vocabulary."""

@@ -8,12 +8,14 @@ bisection; the law after all were rejected is read where it is drawn from. Then
                                             + (prod_i (1 - a_i)) residual(t) ]
 
 must be the target's law. `pr(tuple)` follows from the kind of proposal by arithmetic written here,
-independently of the rules.
+independently of the rules. Children may come from one law each, as those of several drafts do, and
+`tree_of` may build the tree in another way than one node a child.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +31,10 @@ from .state import DecodeState
 from .topology import TreeTopology
 from .tree import DraftLaw, TokenTree
 
+Drawn = list[tuple[tuple[int, ...], float]]
+"""Tuples of children and their probabilities."""
+TreeOf = Callable[[Tensor, Tensor], TokenTree]
+"""(children [row, child], laws [row, child, vocab]) -> trees with those children of the root."""
 _BISECTIONS = 45
 _VOCAB = 4
 
@@ -73,6 +79,8 @@ def emitted_law(
     children: int,
     target: np.ndarray,
     draft: np.ndarray,
+    drawn: Sequence[Drawn] | None = None,
+    tree_of: TreeOf | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the law of the emitted token and the probability that some child stands.
 
@@ -81,13 +89,15 @@ def emitted_law(
         proposal: how its children come about.
         children: number of children.
         target: target laws, [case, vocab].
-        draft: draft laws, [case, vocab].
+        draft: draft laws, [case, vocab], or one for each child, [case, child, vocab].
+        drawn: the children of each case, where they come about in another way.
+        tree_of: builds the trees; `None`: one node a child.
     """
-    drawn = [draws(proposal, children, law) for law in draft]
+    drawn = drawn or [draws(proposal, children, law) for law in draft]
     case = np.array([i for i, some in enumerate(drawn) for _ in some])
     tuples = torch.tensor([draw for some in drawn for draw, _ in some])
     weight = np.array([chance for some in drawn for _, chance in some])
-    node = _Node(rule, torch.tensor(target[case]), torch.tensor(draft[case]), tuples)
+    node = _Node(rule, torch.tensor(target[case]), torch.tensor(draft[case]), tuples, tree_of)
     emitted = np.zeros_like(target)
     accepted = np.zeros(len(target))
     if rule.name in (Rule.GREEDY, Rule.LOOKUP):
@@ -108,20 +118,25 @@ def emitted_law(
     return emitted, accepted
 
 
-def draws(
-    proposal: Proposal, children: int, law: np.ndarray
-) -> list[tuple[tuple[int, ...], float]]:
-    """Return every tuple of children and its probability under a kind of proposal."""
-    vocab = range(len(law))
+def draws(proposal: Proposal, children: int, law: np.ndarray) -> Drawn:
+    """Return every tuple of children and its probability under a kind of proposal.
+
+    Args:
+        proposal: how children come about.
+        children: how many.
+        law: what they are drawn from, [vocab]; for independent draws also [child, vocab].
+    """
+    vocab = range(law.shape[-1])
     if proposal is Proposal.POINT_MASS:  # chosen without chance: any choice will do
         best = np.argsort(-law, kind="stable")[:children]
         return [(tuple(int(token) for token in best), 1.0)]
     if proposal is Proposal.SAMPLED:
-        return [
-            (some, float(np.prod(law[list(some)])))
+        laws = np.broadcast_to(law, (children, law.shape[-1]))
+        chances = [
+            (some, float(np.prod(laws[np.arange(children), list(some)])))
             for some in itertools.product(vocab, repeat=children)
-            if np.prod(law[list(some)]) > 0
         ]
+        return [(some, chance) for some, chance in chances if chance > 0]
     found = []
     for some in itertools.permutations(vocab, children):
         chance, left = 1.0, law.copy()
@@ -143,6 +158,7 @@ class _Node:
     target: Tensor
     draft: Tensor
     children: Tensor
+    tree_of: TreeOf | None = None
 
     def threshold(self, place: int) -> np.ndarray:
         """Return the largest coin with which a child stands, those before it rejected."""
@@ -184,17 +200,17 @@ class _Node:
 
         with patch.object(Sampler, "draw", staticmethod(draw)):
             accepted = self.rule.accept(*self._inputs(coins))
-        stands = accepted.path[:, 1] == place + 1
+        if place == self.children.shape[1]:
+            return accepted.count > 1, seen[0]
+        # Where the same token stood at an earlier place, nothing is left for this one.
+        stands = accepted.tokens[:, 0] == self.children[:, place]
         return stands & (accepted.count > 1), seen[0]
 
     def _inputs(self, coins: Tensor) -> tuple[TokenTree, Rows, DecodeState]:
         batch, children = self.children.shape
-        topology = TreeTopology.expansion([children])
-        tree = TokenTree.rooted(torch.zeros(batch, dtype=torch.long), topology)
-        tree.fill(range(1, 1 + children), self.children)
-        none = torch.zeros(1, 1 + children, dtype=torch.long)
-        tree.law = DraftLaw(self.draft[:, None], none, None, self.draft.shape[1])
-        logits = self.target[:, None].expand(-1, 1 + children, -1)
+        laws = self.draft if self.draft.ndim == 3 else self.draft[:, None].expand(-1, children, -1)
+        tree = (self.tree_of or _one_each)(self.children, laws)
+        logits = self.target[:, None].expand(-1, tree.num_nodes, -1)
         sampler = Sampler(SamplingConfig(temperature=1.0), vocab_size=self.target.shape[1])
         sampler.law = lambda logits, history=None: logits  # type: ignore[method-assign]
         lengths = torch.ones(batch, dtype=torch.long)
@@ -209,6 +225,17 @@ class _Node:
             alive=True,
         )
         return tree, Rows(logits, None), state
+
+
+def _one_each(children: Tensor, laws: Tensor) -> TokenTree:
+    """Return trees with one node a child."""
+    batch, count = children.shape
+    tree = TokenTree.rooted(torch.zeros(batch, dtype=torch.long), TreeTopology.expansion([count]))
+    tree.fill(range(1, 1 + count), children)
+    places = torch.arange(-1, count).clamp(min=0)[None]
+    is_mixed = not bool((laws == laws[:, :1]).all())
+    tree.law = DraftLaw(laws, places, None, laws.shape[-1], is_mixed)
+    return tree
 
 
 class _Coins(RandomStream):

@@ -55,6 +55,14 @@ class Row:
         self._limit = limit
         self._text = None if stream is None else _StopText(stream, request.stop)
 
+    @property
+    def left(self) -> int:
+        """The most tokens it may still commit; 0 once it has ended."""
+        if self.record.finish_reason:
+            return 0
+        new = self.request.max_new_tokens - len(self.record.tokens)
+        return min(new, self._limit - len(self.tokens))
+
     def take(self, report: Report, cancelled: bool) -> Taken:
         """Commit the tokens of a step up to the first that ends the answer."""
         record = self.record

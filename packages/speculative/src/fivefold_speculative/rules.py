@@ -185,18 +185,19 @@ class _TryingRule(_WalkingRule):
     """
 
     def step(self, visit: Visit) -> tuple[Tensor, Tensor]:
-        """Try `width` children; residual and draft law change only where one was rejected."""
+        """Try `width` draws; residual and draft law change only where one was rejected."""
         residual, law = visit.law, self.first_law(visit)
         taken = torch.zeros_like(visit.node)
         coins = visit.uniform(Purpose.ACCEPT, max(visit.width, 1))
         for index in range(visit.width):
-            child = visit.tree.child(visit.node, index)
+            draw = visit.tree.draw(visit.node, index)
+            child = visit.tree.node_of(draw)
             trying = (taken == 0) & (child > 0)
             if _none(trying):
                 break
             token = visit.tree.tokens.gather(1, child[:, None])  # [batch, 1]
             if index and visit.is_mixed:
-                law = torch.where((taken == 0)[:, None], _law_of(visit, child), law)
+                law = torch.where((taken == 0)[:, None], _law_of(visit, draw), law)
             draft = self.law_of(law, token)
             left = (residual - draft).clamp_(min=0)
             mass = left.sum(-1, keepdim=True)
@@ -249,8 +250,8 @@ class MultiStepRule(_TryingRule):
     name = Rule.MULTI_STEP
 
     def first_law(self, visit: Visit) -> Tensor:
-        """Return the law of the first child."""
-        return _law_of(visit, visit.tree.child(visit.node, 0))
+        """Return the law of the first draw."""
+        return _law_of(visit, visit.tree.draw(visit.node, 0))
 
 
 class WithoutReplacementRule(_TryingRule):
@@ -266,7 +267,7 @@ class WithoutReplacementRule(_TryingRule):
         if visit.width == 0:
             return torch.zeros_like(visit.law)
         assert visit.tree.law is not None
-        law = _law_of(visit, visit.tree.child(visit.node, 0))
+        law = _law_of(visit, visit.tree.draw(visit.node, 0))
         return torch.where(visit.tree.law.support(), law, -1.0)
 
     def law_of(self, law: Tensor, token: Tensor) -> Tensor:
@@ -294,11 +295,11 @@ def _normalised(law: Tensor) -> Tensor:
     return law / law.sum(-1, keepdim=True)
 
 
-def _law_of(visit: Visit, child: Tensor) -> Tensor:
+def _law_of(visit: Visit, draw: Tensor) -> Tensor:
     if visit.width == 0:
         return torch.zeros_like(visit.law)
     assert visit.tree.law is not None
-    return _normalised(visit.tree.law.of(child))
+    return _normalised(visit.tree.law.of(draw))
 
 
 _RULES: dict[Rule, type[_WalkingRule]] = {

@@ -310,12 +310,15 @@ def _topk_as_sampled() -> list[tuple[Any, str, Any]]:
     def best(law: Tensor, width: int, state: DecodeState, depth: int) -> Tensor:
         return law.topk(width, dim=-1).indices
 
+    def best_drawn(law: Tensor, noise: Tensor) -> Tensor:
+        return law.topk(noise.shape[-1], dim=-1).indices
+
     right_law, right_rule = rules._law_of, rules.rule_for
 
-    def law_of(visit: rules.Visit, child: Tensor) -> Tensor:
+    def law_of(visit: rules.Visit, draw: Tensor) -> Tensor:
         if visit.tree.law is None:
             return torch.full_like(visit.law, 1 / visit.law.shape[-1])
-        return right_law(visit, child)
+        return right_law(visit, draw)
 
     def rule_for(rule: Rule | str, drafter: Drafter, sampler: Sampler) -> AcceptanceRule:
         right = right_rule(rule, drafter, sampler)
@@ -323,7 +326,7 @@ def _topk_as_sampled() -> list[tuple[Any, str, Any]]:
         return MultiStepRule() if lookup else right
 
     return [
-        (choosing, "draw_with_replacement", best),
+        (choosing, "drawn", best_drawn),
         (choosing, "draw_without_replacement", best),
         (rules, "_law_of", law_of),
         (checks, "rule_for", rule_for),
@@ -331,14 +334,19 @@ def _topk_as_sampled() -> list[tuple[Any, str, Any]]:
 
 
 def _dropped_duplicates() -> list[tuple[Any, str, Any]]:
-    def child(self: TokenTree, at: Tensor, index: int) -> Tensor:
-        siblings = self.parents[:, :, None] == self.parents[:, None, :]
-        same = siblings & (self.tokens[:, :, None] == self.tokens[:, None, :])
+    def draw(self: TokenTree, at: Tensor, index: int) -> Tensor:
+        if self.draws is None:
+            parents, tokens, valid = self.parents, self.tokens, self.valid
+        else:
+            parents, tokens = self.draws.parents, self.draws.nodes
+            valid = parents >= 0
+        siblings = parents[:, :, None] == parents[:, None, :]
+        same = siblings & (tokens[:, :, None] == tokens[:, None, :])
         again = same.tril(-1).any(-1)
-        found = self.valid & ~again & (self.parents == at[:, None])
+        found = valid & ~again & (parents == at[:, None])
         return (found & (found.cumsum(-1) == index + 1)).int().argmax(-1)
 
-    return [(TokenTree, "child", child)]
+    return [(TokenTree, "draw", draw)]
 
 
 def _inverted_top_p() -> list[tuple[Any, str, Any]]:

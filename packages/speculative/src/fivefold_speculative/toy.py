@@ -52,6 +52,8 @@ def toy_target(vocab: int = 8, seed: int = 0, eos: bool = False) -> LanguageMode
 class ToyDrafts:
     """Gives every drafter of a toy session a draft, whatever name it asks for.
 
+    `toy-1`, `toy-2`, … are drafts of their own, with other noise and another word left out.
+
     The independent draft is the target with noise on its weights and a reduced vocabulary: all
     tokens but the last. The feature head is the target's decoder behind a mixing layer.
 
@@ -66,8 +68,9 @@ class ToyDrafts:
 
     def __call__(self, name: str, kind: DraftKind) -> DraftModel:
         """Return a draft of a kind."""
+        number = int(name.removeprefix("toy-")) if name.startswith("toy-") else 0
         with torch.random.fork_rng():
-            torch.manual_seed(self._seed)
+            torch.manual_seed(self._seed + number)
             module = copy.deepcopy(self._target.module)
             for weight in module.parameters():
                 if weight.ndim > 1:
@@ -75,7 +78,7 @@ class ToyDrafts:
             size = int(module.config.hidden_size)
             mix = nn.Linear(2 * size, size, bias=False).requires_grad_(False)
         num_words = self._target.vocab_size - int(self._noise > 0)
-        words = torch.arange(num_words).flip(0)
+        words = (torch.arange(num_words).flip(0) + number) % self._target.vocab_size
         decoder, rows = module.base_model, module.lm_head.weight.detach()[words]
         embedding: nn.Module = module.get_input_embeddings()
         assert isinstance(decoder, PreTrainedModel)

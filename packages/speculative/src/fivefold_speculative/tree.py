@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,12 +15,12 @@ from .topology import TreeTopology
 
 @dataclass
 class DraftLaw:
-    """The laws from which drafted nodes were drawn.
+    """The laws from which one draft drew.
 
     Args:
         probs: the laws of each row; each sums to 1.
-        drawn_from: index into `probs` of the law that each node was drawn from; any number for the
-            root and for nodes that were not drawn.
+        drawn_from: index into `probs` of the law that each draw was made from; any number for the
+            root and for what was not drawn. A draw is a node where the tree has no `draws`.
         vocab_ids: ids of the tokens the columns stand for; `None`: the first columns of the
             target's vocabulary.
         vocab_size: tokens in the target's vocabulary.
@@ -27,15 +28,15 @@ class DraftLaw:
     """
 
     probs: Float[Tensor, "batch law word"]
-    drawn_from: Int[Tensor, "#batch node"]
+    drawn_from: Int[Tensor, "#batch draw"]
     vocab_ids: Int[Tensor, " word"] | None
     vocab_size: int
     is_mixed: bool = False
 
-    def of(self, node: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
-        """Return the law of one node of each row, over the target's vocabulary, in float64."""
-        rows = torch.arange(len(node), device=node.device)
-        law = self.drawn_from.expand(len(node), -1)[rows, node]
+    def of(self, draw: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        """Return the law of one draw of each row, over the target's vocabulary, in float64."""
+        rows = torch.arange(len(draw), device=draw.device)
+        law = self.drawn_from.expand(len(draw), -1)[rows, draw]
         return self._spread(self.probs[rows, law].double())
 
     def support(self) -> Bool[Tensor, " vocab"]:
@@ -55,11 +56,56 @@ class DraftLaw:
 
 
 @dataclass
+class SeveralLaws:
+    """The laws of several drafts, whose vocabularies may differ.
+
+    Only the laws of visited nodes are spread over the target's vocabulary.
+
+    Args:
+        parts: what each draft drew from; every part is indexed by all draws of the tree.
+        part_of: which part each draw belongs to.
+    """
+
+    parts: Sequence[DraftLaw]
+    part_of: Int[Tensor, " draw"]
+    is_mixed: bool = True
+
+    def of(self, draw: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        """Return the law of one draw of each row, over the target's vocabulary, in float64."""
+        part_of = self.part_of[draw][:, None]
+        law = self.parts[0].of(draw)
+        for place, part in enumerate(self.parts[1:], start=1):
+            law = torch.where(part_of == place, part.of(draw), law)
+        return law
+
+    def support(self) -> Bool[Tensor, " vocab"]:
+        """Return the tokens that some draft can propose."""
+        return torch.stack([part.support() for part in self.parts]).any(0)
+
+
+@dataclass
+class Draws:
+    """Every draw of a tree in which draws may share a node, in the order in which they are tried.
+
+    Two draws of one token under one parent are one node, verified once, and stay two draws:
+    multi-step sampling tries both, each against its own law. Draw 0 stands for none.
+
+    Args:
+        parents: the node under which each draw was made; -1 for draw 0 and for draws left out.
+        nodes: the node that carries what was drawn.
+    """
+
+    parents: Int[Tensor, "batch draw"]
+    nodes: Int[Tensor, "batch draw"]
+
+
+@dataclass
 class TokenTree:
     """One tree a row: node 0 is the last committed token, the others are drafted.
 
     A parent comes before its children; siblings are tried in the order of their nodes, which must
-    not depend on the target. Duplicate siblings are separate draws and stay separate nodes.
+    not depend on the target. Duplicate siblings are separate draws: separate nodes, or one node
+    with an entry for each in `draws`.
 
     Args:
         tokens: the token of each node.
@@ -67,10 +113,11 @@ class TokenTree:
         depths: edges between each node and the root.
         valid: nodes that exist; the root always does. A node under one that does not exist is
             not reached.
-        widths: the most children that any node of each level has, the last 0; fixed on the host,
+        widths: the most draws that any node of each level has, the last 0; fixed on the host,
             so that a walk knows its number of steps.
         law: what the children were drawn from; `None` for point-mass and empty proposals.
         topology: the static shape, if every row has the same.
+        draws: the draws, where several may share a node; `None`: each node is one.
     """
 
     tokens: Int[Tensor, "batch node"]
@@ -78,8 +125,9 @@ class TokenTree:
     depths: Int[Tensor, "batch node"]
     valid: Bool[Tensor, "batch node"]
     widths: tuple[int, ...]
-    law: DraftLaw | None = None
+    law: DraftLaw | SeveralLaws | None = None
     topology: TreeTopology | None = None
+    draws: Draws | None = None
     _ancestors: Bool[Tensor, "batch node node"] | None = field(default=None, repr=False)
 
     @classmethod
@@ -122,9 +170,20 @@ class TokenTree:
 
     def child(self, at: Int[Tensor, " batch"], index: int) -> Int[Tensor, " batch"]:
         """Return the `index`-th existing child of one node a row; 0 where there is none."""
-        child = self.valid & (self.parents == at[:, None])
-        wanted = child & (child.cumsum(-1) == index + 1)
-        return wanted.int().argmax(-1)
+        return _nth(self.valid & (self.parents == at[:, None]), index)
+
+    def draw(self, at: Int[Tensor, " batch"], index: int) -> Int[Tensor, " batch"]:
+        """Return the `index`-th draw made under one node a row; 0 where there is none.
+
+        `law.of` has the law of a draw, `node_of` the node that carries its token.
+        """
+        if self.draws is None:
+            return self.child(at, index)
+        return _nth(self.draws.parents == at[:, None], index)
+
+    def node_of(self, draw: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Return the node that carries what one draw a row gave; 0 for no draw."""
+        return draw if self.draws is None else self.draws.nodes.gather(1, draw[:, None])[:, 0]
 
     def child_with(
         self, at: Int[Tensor, " batch"], token: Int[Tensor, " batch"]
@@ -132,6 +191,11 @@ class TokenTree:
         """Return the first child of one node a row that carries a token; 0 where there is none."""
         found = self.valid & (self.parents == at[:, None]) & (self.tokens == token[:, None])
         return found.int().argmax(-1)
+
+
+def _nth(found: Bool[Tensor, "batch some"], index: int) -> Int[Tensor, " batch"]:
+    """Return the place of the `index`-th that was found in each row; 0 where there is none."""
+    return (found & (found.cumsum(-1) == index + 1)).int().argmax(-1)
 
 
 @dataclass(frozen=True)

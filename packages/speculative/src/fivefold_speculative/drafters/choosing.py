@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from fivefold_lm import Purpose, Sampler
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from .._words import Proposal
@@ -46,13 +46,45 @@ def draw_with_replacement(
     law: Float[Tensor, "batch parent word"], width: int, state: DecodeState, depth: int
 ) -> Int[Tensor, "batch parent child"]:
     """Draw children independently; the same word may come twice."""
-    noise = state.uniform(Purpose.DRAFT, depth, width)  # [batch, child]
-    rows = law.flatten(0, 1)
-    draws = [
-        Sampler.draw(rows, noise[:, child].repeat_interleave(law.shape[1]))
-        for child in range(width)
-    ]
-    return torch.stack(draws, 1).view(*law.shape[:2], width)
+    return drawn(law, state.uniform(Purpose.DRAFT, depth, width)[:, None])
+
+
+def draw_apart(
+    law: Float[Tensor, "batch parent word"],
+    width: int,
+    state: DecodeState,
+    depth: int,
+    draft: int = 0,
+) -> Int[Tensor, "batch parent child"]:
+    """Draw children independently under every parent, for trees that are merged afterwards.
+
+    Two parents may turn out to be one node, whose draws must not depend on one another: so no
+    number serves two parents, or two drafts. The only parent of a first draft takes those of
+    `draw_with_replacement`.
+
+    Args:
+        law: the draft law under each parent.
+        width: children of each parent.
+        state: noise of the rows.
+        depth: the parents' depth.
+        draft: number of the draft; all drafts have equally many parents.
+    """
+    count = law.shape[1] * width
+    noise = state.uniform(Purpose.DRAFT, depth, (draft + 1) * count)[:, draft * count :]
+    return drawn(law, noise.view(len(law), law.shape[1], width))
+
+
+def drawn(
+    law: Float[Tensor, "batch parent word"], noise: Float64[Tensor, "batch some child"]
+) -> Int[Tensor, "batch parent child"]:
+    """Draw words by inverting the distribution functions; never one of probability zero.
+
+    Args:
+        law: of the words, under each parent.
+        noise: in the open interval (0, 1), for each parent, or once for all.
+    """
+    below = law.cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(below, noise * below[..., -1:], right=True)
 
 
 def draw_without_replacement(

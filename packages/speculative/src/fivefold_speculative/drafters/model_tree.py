@@ -14,7 +14,7 @@ from torch import Tensor
 from .._words import Proposal
 from ..config import ChainConfig, DraftModelConfig, ExpansionConfig
 from ..draft_model import DraftKind, DraftModel
-from ..outcome import StepOutcome
+from ..outcome import Accepted, StepOutcome
 from ..session import Session, padded
 from ..state import DecodeState
 from ..topology import TreeTopology
@@ -68,14 +68,23 @@ class ModelTreeDrafter:
 
     def propose(self, state: DecodeState) -> TokenTree:
         """Fill the tree level by level."""
+        return self.expand(state, len(self._levels))
+
+    def expand(self, state: DecodeState, levels: int) -> TokenTree:
+        """Fill the first levels of the tree; what lies below stays as it is in an empty tree.
+
+        Args:
+            state: committed tokens, lengths and noise.
+            levels: how many of the levels with children to run, at least 1.
+        """
         tree = TokenTree.rooted(state.last_token, self.topology)
         logits, hidden = self._run_late()
-        laws = []
-        for depth, parents in enumerate(self._levels):
+        laws: list[Tensor | None] = []
+        self._num_run = min(levels, len(self._levels))
+        for depth, parents in enumerate(self._levels[: self._num_run]):
             if depth:
                 logits, hidden = self._run_level(tree, depth, hidden)
-            width = self.topology.widths[depth]
-            words, law = choose_children(logits, width, self.proposal, self.sampler, state, depth)
+            words, law = self._choose(logits, self.topology.widths[depth], state, depth)
             self._fill(tree, parents, words)
             laws.append(law)
         if laws[0] is not None:
@@ -84,15 +93,32 @@ class ModelTreeDrafter:
 
     def observe(self, outcome: StepOutcome) -> None:
         """Keep the accepted nodes that were run; remember the tokens that were not."""
-        path, count = outcome.accepted.path, outcome.accepted.count
+        self.follow(outcome.accepted.path, outcome.accepted)
+
+    def follow(self, path: Int[Tensor, "batch level"], accepted: Accepted) -> None:
+        """Keep the nodes of a path that were run; remember the tokens that were not.
+
+        Args:
+            path: the accepted path by this draft's own nodes; 0 from where it left this tree.
+            accepted: what stood.
+        """
+        count = accepted.count
         places = torch.arange(path.shape[1], device=path.device)
         slot = self._plan.slots[path]  # [batch, level]; -1 for the root and leaves
-        run = ((slot >= 0) & (places > 0) & (places < count[:, None])).sum(1)
+        slot = torch.where(slot >= 0, slot - (self.num_late - self._late.shape[1]), -1)
+        was_run = (slot >= 0) & (places > 0) & (places < self._num_run)
+        run = (was_run & (places < count[:, None])).sum(1)
         self._keep(slot, run, count > 0)
-        # Tokens emitted by the path's nodes: the first `run` are of nodes that were run.
-        late = run[:, None] + places[: self.num_late]
-        self._late = outcome.accepted.tokens.gather(1, late.clamp(max=path.shape[1] - 1))
         self._num_late = (count - run).clamp(min=1)
+        # Tokens emitted by the path's nodes: the first `run` are of nodes that were run.
+        late = run[:, None] + places[: self._most_late()]
+        self._late = accepted.tokens.gather(1, late.clamp(max=path.shape[1] - 1))
+
+    def _most_late(self) -> int:
+        """Return how many late tokens the next step runs: no more than needed, on a CPU."""
+        if self._num_late.device.type == "cpu":
+            return int(self._num_late.max())
+        return self.num_late
 
     # Running the draft.
 
@@ -138,7 +164,7 @@ class ModelTreeDrafter:
         level = self._plan.levels[depth]
         batch, width = len(tree.tokens), len(level.nodes)
         depths = (self._num_late - 1 + depth)[:, None].expand(-1, width)
-        late = self._plan.late < self._num_late[:, None]
+        late = self._plan.late[: self._late.shape[1]] < self._num_late[:, None]
         visible = torch.cat(
             [late[:, None].expand(-1, width, -1), level.ancestors.expand(batch, -1, -1)], dim=2
         )
@@ -174,6 +200,12 @@ class ModelTreeDrafter:
             own, hidden = _take(own, only), _take(hidden, only)
         return draft.logits(own, hidden), hidden
 
+    def _choose(
+        self, logits: Tensor, width: int, state: DecodeState, depth: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the words under the nodes of a level, and their law; see `choose_children`."""
+        return choose_children(logits, width, self.proposal, self.sampler, state, depth)
+
     def _late_features(self) -> Tensor | None:
         """Return the features beside the late tokens; an independent draft reads none."""
         return None
@@ -185,7 +217,7 @@ class ModelTreeDrafter:
     def _keep(self, slot: Tensor, run: Tensor, alive: Tensor) -> None:
         """Commit late tokens and run nodes of the path, which follow one another in the text."""
         late = self._late.shape[1]
-        order = torch.arange(late + len(self._levels) - 1, device=slot.device)
+        order = torch.arange(late + self._num_run - 1, device=slot.device)
         step = order - self._num_late[:, None] + 1  # place on the path; 0 or less: a late token
         on_path = slot.gather(1, step.clamp(0, slot.shape[1] - 1)).clamp(min=0)
         pending = torch.where(step <= 0, order, on_path)

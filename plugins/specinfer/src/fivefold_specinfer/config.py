@@ -1,0 +1,113 @@
+"""Settings of `drafting=specinfer`. Light: no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fivefold import UserError
+from fivefold_speculative import DraftModelConfig, Proposal, TreeTopology
+
+_ENTRY = "write a name, or {draft: NAME, temperature: 0.7}"
+
+
+@dataclass(frozen=True)
+class DraftEntry:
+    """One of the drafts whose trees are merged.
+
+    Args:
+        draft: the user's name for it.
+        temperature: of its law; `None`: the sampler's own.
+    """
+
+    draft: str
+    temperature: float | None
+
+
+@dataclass
+class SpecInferConfig(DraftModelConfig):
+    """Settings of `drafting=specinfer`."""
+
+    drafts: list[Any] = field(default_factory=list)
+    """Several drafts, whose trees are merged: names as in `draft`, or `{draft: NAME,
+    temperature: 0.7}`; takes the place of `draft`. One may come twice, at two temperatures."""
+    proposal: str = "auto"
+    """How children are chosen: `topk` or `sampled`; `auto` takes the most probable ones under
+    greedy decoding, and else draws them, each independently."""
+    widths: list[int] = field(default_factory=lambda: [1, 1, 3, 1, 1, 1, 1, 1])
+    """Children of every node of a draft's tree, level by level."""
+    max_verify_tokens: int = 0
+    """Most nodes that a pass of the target verifies in all requests of a batch together, roots
+    included; 0: no such limit. Each request gets the nodes that are likeliest to be reached."""
+
+    def __post_init__(self) -> None:
+        """Check words and ranges."""
+        super().__post_init__()
+        if self.proposal == "without_replacement":
+            raise UserError(
+                "multi-step sampling judges draws with replacement",
+                setting="drafting.proposal",
+                value=self.proposal,
+                remedy="choose topk or sampled, or drafting=expansion, which draws without",
+            )
+        if self.max_verify_tokens < 0:
+            raise UserError(
+                "a negative number of nodes",
+                setting="drafting.max_verify_tokens",
+                value=self.max_verify_tokens,
+                remedy="give 0 for no limit, or the nodes of one pass",
+            )
+        if not self.widths:
+            raise UserError(
+                "a tree with nothing but a root drafts nothing",
+                setting="drafting.widths",
+                remedy="give it a level, or choose drafting=none",
+            )
+        self.shape()
+        self.entries()
+
+    def shape(self) -> TreeTopology:
+        """Return the tree that each draft fills."""
+        return TreeTopology.expansion(self.widths)
+
+    def entries(self) -> list[DraftEntry]:
+        """Return the drafts, `draft` where `drafts` names none.
+
+        Raises:
+            UserError: an entry that is neither a name nor a mapping with one.
+        """
+        if not self.drafts:
+            return [DraftEntry(self.draft, self.temperature)]
+        return [self._entry(entry) for entry in self.drafts]
+
+    def chosen_proposal(self, greedy: bool) -> Proposal:
+        """Return how children come about, `auto` resolved.
+
+        Args:
+            greedy: whether the target's sampler takes the argmax.
+        """
+        if self.proposal == "auto":
+            return Proposal.POINT_MASS if greedy else Proposal.SAMPLED
+        return super().chosen_proposal(greedy)
+
+    def _entry(self, entry: object) -> DraftEntry:
+        given = {"draft": entry} if isinstance(entry, str) else entry
+        if not isinstance(given, dict) or not set(given) <= {"draft", "temperature"}:
+            raise _no_draft(entry)
+        draft, temperature = given.get("draft"), given.get("temperature", self.temperature)
+        if not isinstance(draft, str) or not draft:
+            raise _no_draft(entry)
+        if temperature is None:
+            return DraftEntry(draft, None)
+        if not isinstance(temperature, int | float) or not temperature > 0:
+            raise UserError(
+                "a draft law needs a temperature above 0",
+                setting="drafting.drafts",
+                value=entry,
+                remedy="leave it out, or set drafting.proposal=topk for a greedy draft",
+            )
+        return DraftEntry(draft, float(temperature))
+
+
+def _no_draft(entry: object) -> UserError:
+    return UserError("this names no draft", setting="drafting.drafts", value=entry, remedy=_ENTRY)
