@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class NativeDecoder:
         """
         self.weights = weights_of(module)
         self.run = DecoderPass(self.weights, library)
+        self.spans: Callable[[], Iterable[tuple[int, int]]] | None = None
+        """Says which layers of a pass are run at once, where not all are there at once."""
         self.cache_dtype = module.dtype
         self._rotary: nn.Module = module.base_model.rotary_emb  # type: ignore[assignment]
         self._cosine = self._sine = torch.empty(0, self.weights.dim // 2)
@@ -68,6 +71,7 @@ class NativeDecoder:
             values,
             want_logits=want_logits,
             seconds=seconds,
+            spans=None if self.spans is None else self.spans(),
         )
 
     def _extend(self, last: int) -> None:
@@ -105,7 +109,7 @@ def weights_of(module: PreTrainedModel) -> DecoderWeights:
     head: Any = module.get_output_embeddings()  # type: ignore[no-untyped-call]
     heads = int(config.num_attention_heads)
     return DecoderWeights(
-        layers=tuple(_layer(layer) for layer in decoder.layers),
+        layers=tuple(layer_weights(layer) for layer in decoder.layers),
         final_norm=_norm(decoder.norm),
         head=None if head is None or decoder is module else _matrix(head),
         heads=heads,
@@ -116,7 +120,8 @@ def weights_of(module: PreTrainedModel) -> DecoderWeights:
     )
 
 
-def _layer(layer: Any) -> LayerWeights:
+def layer_weights(layer: Any) -> LayerWeights:
+    """Collect the packed weights of one layer."""
     attention, feed = layer.self_attn, layer.mlp
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return LayerWeights(
