@@ -54,9 +54,9 @@ class ModelConfig:
     model's."""
 
     offload: str = "none"
-    """Where layers that do not fit wait for their turn: none (all are on the device), disk (streamed
-    into a CPU's memory), or host (from there to an accelerator). The text is the same, bit for
-    bit."""
+    """Where layers that do not fit wait for their turn: none (all are on the device), disk (they
+    stream into a CPU's memory), or host (from there to an accelerator). The text is the same, bit
+    for bit."""
 
     memory: str = ""
     """What weights may take on the device with `offload`, such as 200MiB or 2GiB: as many layers

@@ -34,7 +34,7 @@ from .smollm2 import smollm2_blocks, smollm2_folder
 
 HIDDEN = (".", "_")
 WEIGHTS = (".safetensors", ".bin", ".gguf")
-FETCHED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+FETCHED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 """Files of a hub model whose layers are streamed."""
 DEFAULT = "smollm2"
 
@@ -150,7 +150,9 @@ def _load_streamed(
 
 def _fetched(config: ModelConfig) -> Path:
     """Return the folder of a hub model's files, fetched if need be."""
-    return Path(snapshot_download(config.name, allow_patterns=FETCHED, **_hub_options(config)))
+    options = _hub_options(config)
+    found: str = snapshot_download(config.name, allow_patterns=FETCHED, **options)
+    return Path(found)
 
 
 def _only_on_cpu(config: ModelConfig) -> UserError:

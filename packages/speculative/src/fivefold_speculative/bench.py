@@ -135,6 +135,7 @@ def report(
     run: Run,
 ) -> None:
     """Print the table, and write figures, single measurements and plots."""
+    base.report_streaming(run)
     rows = [row_of(contender, contenders[0], config) for contender in contenders]
     for row, contender in zip(rows, contenders, strict=True):
         run.row(**row)

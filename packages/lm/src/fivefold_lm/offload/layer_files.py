@@ -107,7 +107,7 @@ def _write_layer(path: Path, layout: LayerLayout, weights: Weights) -> str:
 
         for offset, piece in layout.pieces(weights):
             put(bytes(offset - end))
-            put(memoryview(piece.numpy()))
+            put(piece.numpy().data)
             end = offset + piece.numel()
         put(bytes(layout.nbytes - end))
         file.flush()
@@ -143,7 +143,7 @@ class LayerFiles:
         self.about: dict[str, Any] = said
         layouts = [LayerLayout.from_json(layout) for layout in said["layouts"]]
         self.layouts = [layouts[layer["layout"]] for layer in said["layers"]]
-        self.sizes = [layout.nbytes for layout in self.layouts]
+        self.sizes: list[int] = [layout.nbytes for layout in self.layouts]
         self._closing = threading.Event()
         self._due = 0.0  # when the reads so far would be over at the rate they are held to
         self._files: list[_File] = []
@@ -246,7 +246,7 @@ class LayerFiles:
         flags = fcntl.fcntl(self._files[0].fd, fcntl.F_GETFL)
         if flags & direct:
             try:
-                os.preadv(self._files[0].fd, [memoryview(aligned_bytes(PAGE).numpy())], 0)
+                os.preadv(self._files[0].fd, [aligned_bytes(PAGE).numpy().data], 0)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -278,7 +278,7 @@ def _open(path: Path) -> int:
 
 def _read(file: _File, buffer: Tensor) -> tuple[int, str]:
     """Fill a buffer from a file; return how many bytes came, and why no more."""
-    room, done = memoryview(buffer.numpy()), 0
+    room, done = buffer.numpy().data, 0
     while done < file.nbytes:
         try:
             count = os.preadv(file.fd, [room[done : min(done + _MOST, file.nbytes)]], done)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from fivefold import UserError
 from fivefold_kernels import PackedMatrix
 from torch import Tensor

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
@@ -31,8 +31,9 @@ _PATIENCE = 1.0  # seconds after which a waiting pass looks whether the reader s
 class Layers(Protocol):
     """Where the layers lie that are streamed, or stay, on the device."""
 
-    sizes: Sequence[int]
-    """Bytes of each layer's storage."""
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Bytes of each layer's storage."""
 
     def load(self, layer: int, buffer: UInt8[Tensor, " byte"]) -> None:
         """Bring a layer's bytes to the front of a buffer.
@@ -70,13 +71,19 @@ class LayerStreamer:
         n_resident: layers that stay on the device, spread evenly among the others.
         n_buffers: buffers of the ring; 0 when all layers stay, which makes it a pass-through.
         device: where the model computes.
+        link: makes what loads into the ring; None: a thread on a CPU, a stream on an accelerator.
 
     Raises:
         ValueError: layers would be streamed through no buffer.
     """
 
     def __init__(
-        self, layers: Layers, n_resident: int, n_buffers: int, device: torch.device
+        self,
+        layers: Layers,
+        n_resident: int,
+        n_buffers: int,
+        device: torch.device,
+        link: Callable[[Layers, Sequence[Tensor], torch.device], Link] | None = None,
     ) -> None:
         count = len(layers.sizes)
         if n_resident < count and n_buffers < 1:
@@ -96,8 +103,8 @@ class LayerStreamer:
         self.buffers = [_room(size, device) for _ in range(n_buffers if self._order else 0)]
         self._link: Link | None = None
         if self._order:
-            kind = ReaderThread if device.type == "cpu" else CopyStream
-            self._link = kind(layers, self.buffers, device)
+            made = link or (ReaderThread if device.type == "cpu" else CopyStream)
+            self._link = made(layers, self.buffers, device)
         else:
             layers.close()
         self._loaded = self._used = 0  # loads begun, and layers taken out of the ring, since reset

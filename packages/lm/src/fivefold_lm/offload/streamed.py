@@ -44,7 +44,7 @@ class StreamedLinear(BlockLinear):
 
     def drop(self) -> None:
         """Hold no matrix."""
-        self.product = _absent  # type: ignore[assignment]
+        self.product = _absent
         vars(self).pop("matrix", None)
 
 
@@ -208,6 +208,21 @@ class Offload:
             "offload_streamed_layers": len(self.streamer.streamed),
             "offload_bytes_per_pass": self.bytes_per_pass,
             "offload_weight_bytes": self.about.weight_bytes,
+        }
+
+    def figures(self) -> dict[str, float | None]:
+        """Return what streaming took since the model was loaded.
+
+        `t_stream` is what loading took and `t_stream_wait` how long passes waited for it, in
+        seconds, each of one pass; `stream_rate` is in bytes a second of loading.
+        """
+        done = self.done()
+        passes = done.passes or None
+        return {
+            "stream_bytes_per_pass": self.bytes_per_pass,
+            "stream_rate": done.nbytes / done.t_stream if done.t_stream else None,
+            "t_stream": done.t_stream / passes if passes else None,
+            "t_stream_wait": done.t_wait / passes if passes else None,
         }
 
     # Modules.
