@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -58,6 +59,14 @@ def run_pass(streamer, compute=0.0, stop_at=None):
     streamer.end()
 
 
+def eventually(holds):
+    for _ in range(500):
+        if holds():
+            break
+        time.sleep(0.01)
+    assert holds()
+
+
 @pytest.mark.parametrize("n_buffers", [1, 2, 3])
 @pytest.mark.parametrize("n_resident", [0, 1, 3, 5])
 @pytest.mark.parametrize(("delay", "compute"), [(0.004, 0.0), (0.0, 0.003), (0.002, 0.002)])
@@ -90,9 +99,8 @@ def test_the_check_above_fails_for_a_ring_that_refills_too_early(monkeypatch):
 
     monkeypatch.setattr(LayerStreamer, "acquire", acquire)
     streamer = LayerStreamer(SlowLayers(delay=0.001), 0, 2, CPU)
-    with pytest.raises(AssertionError, match="overwritten while in use|before its copy"):
-        for _ in range(3):
-            run_pass(streamer, compute=0.02)
+    with pytest.raises(AssertionError, match="overwritten while in use"):
+        run_pass(streamer, compute=0.05)
     streamer.close()
 
 
@@ -112,8 +120,7 @@ def test_the_first_layers_of_the_next_pass_load_while_nobody_computes():
     layers = SlowLayers(count=5)
     streamer = LayerStreamer(layers, 0, 2, CPU)
     run_pass(streamer)
-    time.sleep(0.1)  # somebody drafts
-    assert layers.loads == [0, 1, 2, 3, 4, 0, 1]
+    eventually(lambda: layers.loads == [0, 1, 2, 3, 4, 0, 1])  # somebody drafts
     layers.gate.clear()  # the disk stands still: what is there already must do
     streamer.begin()
     for layer in (0, 1):
@@ -129,8 +136,7 @@ def test_prefetch_begins_before_the_first_pass_and_changes_nothing_later():
     assert layers.loads == []
     streamer.prefetch()
     streamer.prefetch()
-    time.sleep(0.1)
-    assert layers.loads == [0, 1]
+    eventually(lambda: layers.loads == [0, 1])
     run_pass(streamer)
     assert layers.loads[:4] == [0, 1, 2, 3]
     streamer.close()
@@ -152,14 +158,12 @@ def test_an_error_of_a_load_is_the_error_of_its_pass_and_the_next_pass_tries_aga
     layers = SlowLayers(count=4)
     layers.error_at = error_at
     streamer = LayerStreamer(layers, 0, 2, CPU)
-    failed = 0
-    for _ in range(4):
-        try:
-            run_pass(streamer)
-        except OSError as error:
-            assert "the disk is gone" in str(error)
-            failed += 1
-    assert failed == 1
+    for _ in range(error_at // 4):
+        run_pass(streamer)
+    with pytest.raises(OSError, match="the disk is gone"):
+        run_pass(streamer)
+    for _ in range(2):
+        run_pass(streamer)
     streamer.close()
 
 
@@ -222,12 +226,12 @@ def test_streamed_layers_lie_evenly_also_across_passes(count, chosen):
     assert len(streamed) == chosen
     if chosen:
         around = [*streamed, streamed[0] + count]
-        gaps = [b - a for a, b in zip(around, around[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(around)]
         assert max(gaps) - min(gaps) <= 1
 
 
 class FakeStream:
-    """A stream of an accelerator: a thread that does what is enqueued, in order, some time later."""
+    """A stream of an accelerator: a thread that does what is enqueued, in order."""
 
     def __init__(self, device=None):
         self.todo = []

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from fivefold_kernels import LayerWeights, PackedMatrix
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +26,7 @@ from .ring import LayerStreamer, Streamed
 from .storage import Weights
 
 _ATTRIBUTE = "fivefold_offload"
+_ABSENT = "this layer is streamed, and its weights are here only while it runs"
 
 
 class StreamedLinear(BlockLinear):
@@ -36,6 +38,18 @@ class StreamedLinear(BlockLinear):
         self.dtype = dtype
         self.added = None if original.bias is None else original.bias.detach()
         self.drop()
+
+    @property
+    def weight(self) -> Float[Tensor, "out in"]:  # type: ignore[override]
+        """The matrix as floats, while it is there."""
+        if "matrix" not in vars(self):
+            raise RuntimeError(_ABSENT)
+        return super().weight
+
+    @property
+    def bias(self) -> Float[Tensor, " out"] | None:  # type: ignore[override]
+        """What is added to each product; it stays."""
+        return self.added
 
     def hold(self, product: NativeProduct) -> None:
         """Compute with a matrix from now on."""
@@ -68,7 +82,7 @@ class RepackedLinear(PackedLinear):
 
 
 def _absent(rows: Tensor) -> Tensor:
-    raise RuntimeError("this layer is streamed, and its weights are here only while it runs")
+    raise RuntimeError(_ABSENT)
 
 
 def prepare_layer(layer: nn.Module, kernels: Kernels | None, dtype: torch.dtype) -> None:
