@@ -213,7 +213,7 @@ class LayerFiles:
         try:
             said: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text())
             digest = said.pop("digest")
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._refused(f"{MANIFEST} cannot be read ({type(error).__name__})") from error
         if digest != _digest(said) or said.get("version") != VERSION:
             raise self._refused(f"{MANIFEST} is damaged")

@@ -33,6 +33,8 @@ FAMILIES = (
     "gpt_neox",
 )
 """Architectures whose layers are streamed: those that the tests run streamed and resident."""
+_STORED_AS = {"lm_head.weight": "embed_out.weight"}
+"""Parameters that files of some architecture have under an older name (gpt_neox)."""
 _LAYERS = ("layers", "h")  # what their decoders call their list of layers
 
 
@@ -141,7 +143,8 @@ class WeightReader:
 
     def _stored(self, name: str) -> str | None:
         """Return what the files call a parameter: transformers leaves the prefix away at times."""
-        names = (name, name.removeprefix(self._prefix), self._prefix + name)
+        short = name.removeprefix(self._prefix)
+        names = (name, short, self._prefix + name, _STORED_AS.get(name, name))
         return next((each for each in names if each in self._checkpoint), None)
 
     def _tensor(self, name: str) -> Tensor:
