@@ -46,9 +46,9 @@ def test_a_budget_of_nothing_is_refused(text):
         ({"offload": "disk", "memory": "200"}, r"no size.*\(model\.memory=200\)"),
         ({"offload": "disk", "memory": "0MiB"}, r"a budget of nothing \(model\.memory=0MiB\)"),
         ({"memory": "2GiB"}, r"no layers are streamed \(model\.memory=2GiB\); set model\.offload"),
-        ({"offload": "disk", "disk_rate": -1}, r"no rate \(model\.disk_rate=-1\)"),
+        ({"offload": "disk", "disk_rate": -1.0}, r"no rate \(model\.disk_rate=-1\.0\)"),
         ({"offload": "disk", "disk_rate": float("nan")}, r"no rate \(model\.disk_rate=nan\)"),
-        ({"disk_rate": 5}, r"no layers are read from disk \(model\.disk_rate=5\)"),
+        ({"disk_rate": 5.0}, r"no layers are read from disk \(model\.disk_rate=5\.0\)"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, line):

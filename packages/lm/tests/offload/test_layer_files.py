@@ -229,7 +229,7 @@ def test_a_file_system_that_refuses_more_bytes_leaves_nothing(cache):
 
 
 def test_too_small_a_disk_is_seen_before_anything_is_written(cache):
-    with pytest.raises(UserError, match=r"the layers take 8192\.0GiB on disk and .* are free"):
+    with pytest.raises(UserError, match=r"the layers take 8\.0TiB on disk and .* are free"):
         write("vast", made=lambda: pytest.fail("begun"), need=2**43)
     assert [path for path in (cache / ENTRY).iterdir() if path.is_dir()] == []
 

@@ -333,6 +333,9 @@ def test_copies_and_computation_on_streams_are_ordered_by_events(monkeypatch, co
         def load(self, layer, buffer):
             backend.now.put(lambda: slow.load(layer, buffer))
 
+        def interrupt(self):
+            slow.interrupt()
+
         def close(self):
             slow.close()
 

@@ -17,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -28,6 +28,7 @@ from .storage import aligned_bytes
 _PATIENCE = 1.0  # seconds after which a waiting pass looks whether the reader still lives
 
 
+@runtime_checkable
 class Layers(Protocol):
     """Where the layers lie that are streamed, or stay, on the device."""
 
@@ -206,6 +207,7 @@ def evenly(count: int, chosen: int) -> frozenset[int]:
     return frozenset(layer for layer in range(count) if before(layer + 1) > before(layer))
 
 
+@runtime_checkable
 class Link(Protocol):
     """Loads layers into the buffers of a ring, one after the other."""
 

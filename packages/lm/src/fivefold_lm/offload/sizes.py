@@ -33,9 +33,9 @@ def parse_size(text: str) -> int:
     return size
 
 
-def in_units(size: float) -> str:
+def in_units(size: int) -> str:
     """Return bytes as a budget is written: `200.0MiB`."""
-    for unit in ("GiB", "MiB", "KiB"):
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size >= UNITS[unit]:
             return f"{size / UNITS[unit]:.1f}{unit}"
-    return f"{size:.0f}B"
+    return f"{size}B"

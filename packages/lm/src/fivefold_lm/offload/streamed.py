@@ -233,7 +233,7 @@ class Offload:
         done = self.done()
         passes = done.passes or None
         return {
-            "stream_bytes_per_pass": self.bytes_per_pass,
+            "stream_bytes_per_pass": float(self.bytes_per_pass),
             "stream_rate": done.nbytes / done.t_stream if done.t_stream else None,
             "t_stream": done.t_stream / passes if passes else None,
             "t_stream_wait": done.t_wait / passes if passes else None,
