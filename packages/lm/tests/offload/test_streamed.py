@@ -251,7 +251,7 @@ def test_layers_in_host_memory_stream_with_the_same_ring(tmp_path, monkeypatch):
     settings = saved(tmp_path, **SIX) | {"kernels": "torch"}
     budget = offload_of(streamed(settings, 1).module).about.weight_bytes
 
-    def unpinned(storage):
+    def unpinned(size):
         raise RuntimeError("no driver\nmore")
 
     monkeypatch.setattr(loading, "pinned", unpinned)

@@ -19,7 +19,7 @@ class HostLayers:
         read: returns a layer's weights, plain tensors.
         count: layers.
         kept: layers that are copied again and again.
-        pin: pins host memory, in place; raises RuntimeError where it cannot.
+        pin: returns so many bytes of pinned memory; raises RuntimeError where it cannot.
         say: told once when memory cannot be pinned.
     """
 
@@ -29,20 +29,22 @@ class HostLayers:
         read: Callable[[int], Weights],
         count: int,
         kept: Collection[int],
-        pin: Callable[[Tensor], Tensor] | None,
+        pin: Callable[[int], Tensor],
         say: Callable[[str], None],
     ) -> None:
         self.layouts = [LayerLayout.of(planned(layer)) for layer in range(count)]
         self.sizes = [layout.nbytes for layout in self.layouts]
-        self.reads = "pageable" if pin is None else "pinned"
+        self.reads = "pinned"
         self._read, self._say, self._pin = read, say, pin
-        self._kept = {layer: self._storage(layer, pinned=True) for layer in sorted(kept)}
+        self._kept: dict[int, Tensor] = {}
+        for layer in sorted(kept):
+            self._kept[layer] = self._filled(layer, self._pinned(self.sizes[layer]))
 
     def load(self, layer: int, buffer: UInt8[Tensor, " byte"]) -> None:
         """Copy a layer: enqueued where the buffer is an accelerator's and the memory pinned."""
         storage = self._kept.get(layer)
         if storage is None:
-            storage = self._storage(layer, pinned=False)
+            storage = self._filled(layer, aligned_bytes(self.sizes[layer]))
             buffer[: storage.numel()].copy_(storage)  # once; returns when it is over
             return
         buffer[: storage.numel()].copy_(storage, non_blocking=True)
@@ -54,23 +56,25 @@ class HostLayers:
         """Forget the storages."""
         self._kept.clear()
 
-    def _storage(self, layer: int, pinned: bool) -> Tensor:
-        layout = self.layouts[layer]
-        storage = aligned_bytes(layout.nbytes)
-        if pinned and self._pin is not None:
+    def _filled(self, layer: int, storage: Tensor) -> Tensor:
+        self.layouts[layer].fill(storage, self._read(layer))
+        return storage
+
+    def _pinned(self, size: int) -> Tensor:
+        """Return pinned memory, or pageable memory from the first time on that there is none."""
+        if self.reads == "pinned":
             try:
-                storage = self._pin(storage)
+                return self._pin(size)
             except RuntimeError as error:
-                self._pin, self.reads = None, "pageable"
+                self.reads = "pageable"
                 self._say(
                     "warning: host memory cannot be pinned, so that copies do not overlap with "
                     f"computation ({str(error).splitlines()[0]})"
                 )
-        layout.fill(storage, self._read(layer))
-        return storage
+        return aligned_bytes(size)
 
 
-def pinned(storage: Tensor) -> Tensor:
-    """Return pinned memory of the same size."""
+def pinned(size: int) -> UInt8[Tensor, " byte"]:
+    """Return so many bytes of pinned memory."""
     with torch.inference_mode(False):
-        return storage.pin_memory()
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
