@@ -85,7 +85,7 @@ class Stock:
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answered:
         """Continue a prompt greedily."""
-        ids = torch.tensor([list(prompt)])
+        ids = torch.tensor([list(prompt)], device=self.module.device)
         begin = time.perf_counter()
         out = self.module.generate(  # type: ignore[operator]
             input_ids=ids,
@@ -146,6 +146,12 @@ def stock_module(config: ModelConfig) -> PreTrainedModel:
 def plain_stock(module: PreTrainedModel) -> list[Stock]:
     """Return `generate` as it comes."""
     return [Stock("transformers", module, {}, {})]
+
+
+def static_stock(module: PreTrainedModel) -> Stock:
+    """Return `generate` with a static cache, which transformers compiles for on a GPU."""
+    settings = {"cache_implementation": "static"}
+    return Stock("transformers_static", module, settings, settings)
 
 
 def lookup_stock(module: PreTrainedModel, counts: Sequence[int]) -> list[Stock]:

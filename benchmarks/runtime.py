@@ -109,7 +109,7 @@ def read_options() -> argparse.Namespace:
 def native_of(model: LanguageModel) -> NativeDecoder:
     """Return the decoder of a model in one call a pass; without one there is nothing to measure."""
     speedup = speedup_of(model.module)
-    if speedup is None or speedup.decoder is None:
+    if speedup is None or not isinstance(speedup.decoder, NativeDecoder):
         sys.exit("the CPU kernels do not run this model here; see `fivefold kernels`")
     return speedup.decoder
 
@@ -147,9 +147,9 @@ def one_pass(model: LanguageModel, nodes: int) -> Callable[[], object]:
     """Return a call that runs a chain of tokens after a prefix, and forgets it again."""
     method = FullAttention()
     forward, cache = TreeForward(model.module, method), filled(model, nodes)
-    tokens = torch.arange(nodes)[None] * 97 % model.vocab_size
-    depths = torch.arange(nodes)[None]
-    seen = torch.ones(1, nodes, nodes, dtype=torch.bool).tril()
+    depths = torch.arange(nodes, device=model.device)[None]
+    tokens = depths * 97 % model.vocab_size
+    seen = torch.ones(1, nodes, nodes, dtype=torch.bool, device=model.device).tril()
 
     def run() -> None:
         forward(cache, tokens, depths, seen)
@@ -161,8 +161,9 @@ def one_pass(model: LanguageModel, nodes: int) -> Callable[[], object]:
 def filled(model: LanguageModel, nodes: int) -> KVCache:
     """Return a cache that holds a prefix, with room for nodes."""
     cache = FullAttention().make_cache(model, 1, PREFIX + nodes)
-    tokens = torch.arange(PREFIX)[None] * 89 % model.vocab_size
-    TreeForward(model.module, FullAttention()).prefill(cache, tokens, torch.tensor([PREFIX]))
+    tokens = torch.arange(PREFIX, device=model.device)[None] * 89 % model.vocab_size
+    lengths = torch.tensor([PREFIX], device=model.device)
+    TreeForward(model.module, FullAttention()).prefill(cache, tokens, lengths)
     return cache
 
 

@@ -1,5 +1,7 @@
 """The kernels are compiled once for a test run, for every instruction set of this processor.
 
+AMX, which few machines have, is also emulated wherever the rest of that build runs.
+
 Those for a GPU are interpreted where there is none; Triton has to know before it is imported.
 """
 
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from fivefold_kernels.native.library import cpu_library, has_compiler
-from fivefold_kernels.native.machine import runs_here
+from fivefold_kernels.native.machine import missing, runs_here
 
 if not torch.accelerator.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -24,7 +26,10 @@ def folder(tmp_path_factory):
     return Path(base) / "kernels"
 
 
-@pytest.fixture(scope="session", params=runs_here())
+BUILDS = [*runs_here(), *(name for name in ("amx_emulated",) if not missing(name))]
+
+
+@pytest.fixture(scope="session", params=BUILDS)
 def library(request, folder):
     """The kernels for one instruction set."""
     if not has_compiler():

@@ -130,9 +130,12 @@ def test_every_page_stands_in_the_navigation():
     assert [page for page in pages if page not in navigation] == []
 
 
-def test_every_test_named_in_the_coverage_page_exists():
-    page = (HOUSE / "docs" / "explanation" / "coverage.md").read_text("utf-8")
-    named = re.findall(r"`([\w/.-]+\.py)::(\w+)`", page)
+COVERAGE = sorted((HOUSE / "docs" / "coverage").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", COVERAGE, ids=lambda page: page.stem)
+def test_every_test_named_in_a_coverage_page_exists(page):
+    named = re.findall(r"`([\w/.-]+\.py)::(\w+)`", page.read_text("utf-8"))
     assert named
     missing = [
         f"{file}::{name}"

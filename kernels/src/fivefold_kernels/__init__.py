@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .decoder.cpu import DecoderPass
-    from .decoder.weights import DecoderWeights, LayerWeights
+    from .decoder.weights import DecoderWeights, FloatMatrix, LayerWeights
     from .errors import UnsupportedError
     from .linear.packed import PackedMatrix
     from .linear.reference import Format
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DecoderPass",
     "DecoderWeights",
+    "FloatMatrix",
     "Format",
     "LayerWeights",
     "PackedMatrix",
@@ -28,6 +29,7 @@ __all__ = [
 _HOMES = {
     "DecoderPass": ".decoder.cpu",
     "DecoderWeights": ".decoder.weights",
+    "FloatMatrix": ".decoder.weights",
     "Format": ".linear.reference",
     "LayerWeights": ".decoder.weights",
     "PackedMatrix": ".linear.packed",

@@ -16,16 +16,19 @@ from .attention import reference as attention_reference
 from .attention.layout import KEY_BLOCK, block_keys
 from .ceilings import gpu_read_bandwidth, gpu_seconds, median_seconds, read_bandwidth
 from .errors import UnsupportedError
+from .linear import gpu as linear_gpu
 from .linear.packed import PackedMatrix
-from .linear.reference import Format, linear
+from .linear.reference import Format, float_linear, linear
 from .native.library import cpu_library
 from .native.machine import INSTRUCTION_SETS
+from .triton_modules import DEVICES
 
 OUT, IN = 4096, 2048  # of the matrix: larger than the caches near the cores in every format
 SLOTS, HEADS, KV_HEADS, DIM = 4096, 8, 4, 64  # of the KV cache
 SCALE = 0.1  # of scores
 TOLERANCE = 1e-4  # of the largest number: what orders of summation explain
 ROUNDED = 2**-7  # likewise, where weights and results are rounded to bfloat16
+_GPU_FORMATS = {Format.F32: torch.float32, Format.BF16: torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding
     operations = [f"linear {format.name}" for format in Format]
     operations += [_attention_name(dtype) for dtype in attention_cpu.CACHE_DTYPES]
     for build in INSTRUCTION_SETS:
+        if build.is_emulated:  # its times would say nothing
+            continue
         try:
             library = cpu_library(build.name, folder)
         except UnsupportedError as error:
@@ -78,10 +83,12 @@ def examine(rows: Sequence[int], folder: Path | None = None) -> Iterator[Finding
         for dtype in attention_cpu.CACHE_DTYPES:
             yield _attention(build.name, library, dtype, rows)
     device, why_not = _gpu()
-    for dtype in (torch.float32, torch.bfloat16):
+    for format, dtype in _GPU_FORMATS.items():
         if why_not:
+            yield Finding(f"linear {format.name}", "triton", why_not=why_not)
             yield Finding(_attention_name(dtype), "triton", why_not=why_not)
         else:
+            yield _gpu_linear(device, format, rows)
             yield _gpu_attention(device, dtype, rows)
 
 
@@ -162,13 +169,31 @@ def _attention(name: str, library: ctypes.CDLL, dtype: torch.dtype, rows: Sequen
 def _gpu() -> tuple[torch.device, str]:
     """Return the device, and why kernels do not run on it."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    if device.type not in attention_gpu.DEVICES:
+    if device.type not in DEVICES:
         return device, "no GPU here; its tests interpret it on the CPU"
     try:
         attention_gpu.load_kernels()
     except UnsupportedError as error:
         return device, str(error)
     return device, ""
+
+
+def _gpu_linear(device: torch.device, format: Format, rows: Sequence[int]) -> Finding:
+    dtype = _GPU_FORMATS[format]
+    weight, x = _numbers(OUT, IN).to(device, dtype), _numbers(max(*rows, 8), IN).to(device, dtype)
+    together = linear_gpu.float_linear(x, weight)
+    alone = torch.cat([linear_gpu.float_linear(row[None], weight) for row in x[:8]])
+    return Finding(
+        f"linear {format.name}",
+        "triton",
+        error=_error(together[:4].cpu(), float_linear(x[:4].cpu(), weight.cpu())),
+        row_invariant=torch.equal(together[:8], alone),
+        seconds=tuple(
+            gpu_seconds(lambda n=n: linear_gpu.float_linear(x[:n], weight))  # type: ignore[misc]
+            for n in rows
+        ),
+        bound=weight.nbytes / gpu_read_bandwidth(weight.nbytes, device),
+    )
 
 
 def _gpu_attention(device: torch.device, dtype: torch.dtype, rows: Sequence[int]) -> Finding:

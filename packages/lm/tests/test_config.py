@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 from fivefold import UserError
-from fivefold_lm.config import CacheConfig, ModelConfig, RuntimeConfig, SamplingConfig
+from fivefold_lm.config import KERNELS, CacheConfig, ModelConfig, RuntimeConfig, SamplingConfig
 from fivefold_lm.groups import CACHE, MODEL, RUNTIME, SAMPLING
 
 CONFIGS = [ModelConfig, SamplingConfig, CacheConfig, RuntimeConfig]
@@ -38,6 +38,17 @@ def test_a_value_out_of_range_is_refused_with_its_setting_named(config, field, v
     assert caught.value.setting == f"{node}.{field}"
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
+
+
+def test_emulated_kernels_are_taken_by_name_and_proposed_to_nobody():
+    assert ModelConfig(kernels="amx_emulated").kernels == "amx_emulated"
+    assert "amx" in KERNELS
+    assert "amx_emulated" not in KERNELS
+    with pytest.raises(UserError) as caught:
+        ModelConfig(kernels="amx_emulate")
+    assert "amx_emulated" not in caught.value.remedy
+    with pytest.raises(UserError):
+        ModelConfig(weights="amx_emulated")
 
 
 def test_the_nearest_dtype_is_named():

@@ -14,8 +14,8 @@ Source: Dao, Haziza, Massa, Sizov, "Flash-Decoding for long-context inference", 
 
 from __future__ import annotations
 
-import importlib
 import math
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -23,10 +23,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UnsupportedError
+from ..triton_modules import DEVICES, DTYPES, is_interpreted
+from ..triton_modules import load_kernels as load
 from .checks import check_heads, check_visible
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-DEVICES = ("cuda", "xpu")
 LONGEST_SEGMENT = 128  # positions
 SEGMENT_BYTES = {2: 32_768, 4: 16_384}  # by itemsize: of its keys; more do not fit into registers
 WARPS = {2: 4, 4: 8}
@@ -53,18 +53,58 @@ def tree_attention(
     Raises:
         UnsupportedError: no Triton, no GPU, or tensors of another dtype, shape or layout.
     """
+    return attend_seen(query, key, value, Seen.of(lengths, visible, key.shape[2]), scale)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the nodes of a pass see: the same for all layers, so it is made once for all."""
+
+    lengths: Int[Tensor, " batch"]
+    """Committed slots of each row, so many at most that the pending nodes have room."""
+    order: Int[Tensor, "batch node pending"]
+    """Pending nodes, those that a node sees first, each in the order of their slots."""
+    count: Int[Tensor, "batch node"]
+    """How many of them it sees."""
+
+    @classmethod
+    def of(
+        cls, lengths: Int[Tensor, " batch"], visible: Bool[Tensor, "batch node pending"], slots: int
+    ) -> Seen:
+        """Read a mask over the pending nodes of a cache of so many slots.
+
+        Raises:
+            UnsupportedError: tensors of another dtype or shape, or more nodes than slots.
+        """
+        batch, nodes, pending = visible.shape
+        check_visible(visible, batch, nodes)
+        if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
+            raise UnsupportedError("lengths are int32 or int64 [batch]")
+        if pending > slots:
+            raise UnsupportedError(f"{pending} pending nodes in a cache that has {slots} slots")
+        order = visible.logical_not().to(torch.uint8).argsort(stable=True, dim=-1)
+        return cls(lengths.clamp(0, slots - pending), order, visible.sum(-1))
+
+
+def attend_seen(
+    query: Float[Tensor, "batch node head dim"],
+    key: Float[Tensor, "batch kv_head slot dim"],
+    value: Float[Tensor, "batch kv_head slot dim"],
+    seen: Seen,
+    scale: float,
+) -> Float[Tensor, "batch node head dim"]:
+    """Attend each node to what it sees; arguments and errors as of `tree_attention`."""
     kernels = load_kernels()
-    check(query, key, value, lengths, visible, kernels)
+    check(query, key, value, seen, kernels)
     query, nodes = query.contiguous(), query.shape[1]
-    out, lengths = torch.empty_like(query), lengths.clamp(0, key.shape[2] - visible.shape[2])
-    seen = visible.sum(-1)
-    order = visible.logical_not().to(torch.uint8).argsort(stable=True, dim=-1)
+    out = torch.empty_like(query)
     with torch.accelerator.device_index(key.device.index):
         for first in range(0, nodes, MOST_NODES):
             some = slice(first, first + MOST_NODES)
             attend(
-                kernels, query[:, some], nodes, key, value, lengths, order[:, some].contiguous(),
-                seen[:, some].contiguous(), scale, out[:, some],
+                kernels, query[:, some], nodes, key, value, seen.lengths,
+                seen.order[:, some].contiguous(), seen.count[:, some].contiguous(), scale,
+                out[:, some],
             )  # fmt: skip
     return out
 
@@ -137,22 +177,10 @@ def load_kernels() -> ModuleType:
     Raises:
         UnsupportedError: Triton is not installed.
     """
-    try:
-        return importlib.import_module(".gpu_kernels", __package__)
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            "no Triton; pip install 'fivefold-kernels[gpu]', or use the kernels for the CPU"
-        ) from error
+    return load(f"{__package__}.gpu_kernels")
 
 
-def is_interpreted(kernels: ModuleType) -> bool:
-    """Whether TRITON_INTERPRET=1 was set when the kernels were imported: they run on the CPU."""
-    return not isinstance(kernels.attend_segments, kernels.triton.JITFunction)
-
-
-def check(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, visible: Tensor, kernels: ModuleType
-) -> None:
+def check(query: Tensor, key: Tensor, value: Tensor, seen: Seen, kernels: ModuleType) -> None:
     """Refuse what the kernels would misread.
 
     Raises:
@@ -163,7 +191,7 @@ def check(
             f"keys on {key.device}; this kernel takes {' or '.join(DEVICES)}: attention.cpu serves "
             "the CPU, or set TRITON_INTERPRET=1 before Triton is imported"
         )
-    if len({each.device for each in (query, key, value, lengths, visible)}) > 1:
+    if len({each.device for each in (query, key, value, seen.lengths, seen.order)}) > 1:
         raise UnsupportedError(f"tensors on several devices; move all of them to {key.device}")
     if query.dtype not in DTYPES or key.dtype not in DTYPES or value.dtype != key.dtype:
         raise UnsupportedError(
@@ -179,10 +207,5 @@ def check(
             f"up to {LARGEST_DIM}"
         )
     check_heads(query, key)
-    check_visible(visible, batch, nodes)
-    if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
-        raise UnsupportedError("lengths are int32 or int64 [batch]")
-    if visible.shape[2] > key.shape[2]:
-        raise UnsupportedError(
-            f"{visible.shape[2]} pending nodes in a cache that has {key.shape[2]} slots"
-        )
+    if seen.count.shape != (batch, nodes):
+        raise UnsupportedError("visible is bool [batch, node, pending]")

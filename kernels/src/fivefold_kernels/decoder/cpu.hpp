@@ -99,6 +99,7 @@ class Pass {
   // ------------------------------------------------------------------------------------- stages
 
   void run(Team& team, int t) {
+    const tiles::Use use;
     Clock clock(t == 0 ? c->seconds : nullptr);
     const Span mine(rows, t, team.size());
     for (int64_t r = mine.begin; c->first == 0 && r < mine.end; ++r)

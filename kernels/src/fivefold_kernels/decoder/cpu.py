@@ -50,7 +50,7 @@ class DecoderPass:
     Bytes: the packed matrices once, keys and values once. FLOPs: 2 a weight and node.
     """
 
-    def __init__(self, weights: DecoderWeights, library: ctypes.CDLL) -> None:
+    def __init__(self, weights: DecoderWeights[PackedMatrix], library: ctypes.CDLL) -> None:
         """Prepare a decoder for a build of the kernels.
 
         Raises:
@@ -145,7 +145,7 @@ class DecoderPass:
             seconds[:] = [old + new for old, new in zip(seconds, spent, strict=True)]
         return Scores(hidden, logits)
 
-    def prepared(self, layer: LayerWeights) -> abi.Layer:
+    def prepared(self, layer: LayerWeights[PackedMatrix]) -> abi.Layer:
         """Return what the library knows a layer by; valid as long as its tensors and this pass."""
 
         def pointer(norm: Tensor | None) -> int | None:

@@ -14,7 +14,7 @@ from .weights import DecoderWeights
 
 
 def decoder_pass(
-    weights: DecoderWeights,
+    weights: DecoderWeights[PackedMatrix],
     inputs: Float[Tensor, "batch node hidden"],
     cosine: Float[Tensor, "batch node half"],
     sine: Float[Tensor, "batch node half"],

@@ -1,34 +1,78 @@
-"""The weights of a Llama-family decoder, packed, and its sizes."""
+"""The weights of a Llama-family decoder, packed or plain, and its sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..linear.packed import PackedMatrix
+
+class Matrix(Protocol):
+    """What all kinds of matrices tell of themselves."""
+
+    @property
+    def in_features(self) -> int:
+        """Inputs of a product."""
+        ...
+
+    @property
+    def out_features(self) -> int:
+        """Outputs of a product."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        ...
+
+
+M = TypeVar("M", bound=Matrix)
 
 
 @dataclass(frozen=True)
-class LayerWeights:
+class FloatMatrix:
+    """A linear layer's own weights, not copied."""
+
+    weight: Float[Tensor, "out in"]
+    bias: Float[Tensor, " out"] | None = None
+
+    @property
+    def in_features(self) -> int:
+        """Inputs of a product."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Outputs of a product."""
+        return self.weight.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        return self.weight.nbytes
+
+
+@dataclass(frozen=True)
+class LayerWeights(Generic[M]):
     """One layer: attention, then a gated feed-forward block, each after an RMS norm."""
 
     input_norm: Float[Tensor, " hidden"]
     post_norm: Float[Tensor, " hidden"]
-    query: PackedMatrix
-    key: PackedMatrix
-    value: PackedMatrix
-    output: PackedMatrix
-    gate: PackedMatrix
-    up: PackedMatrix
-    down: PackedMatrix
+    query: M
+    key: M
+    value: M
+    output: M
+    gate: M
+    up: M
+    down: M
     query_norm: Float[Tensor, " dim"] | None = None
     """RMS norm of each head's query (Qwen3)."""
     key_norm: Float[Tensor, " dim"] | None = None
 
     @property
-    def matrices(self) -> tuple[PackedMatrix, ...]:
+    def matrices(self) -> tuple[M, ...]:
         """All products of the layer."""
         return (
             self.query,
@@ -42,12 +86,12 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
-class DecoderWeights:
+class DecoderWeights(Generic[M]):
     """All that a pass reads but embeddings and cache. Norm weights are float32."""
 
-    layers: tuple[LayerWeights, ...]
+    layers: tuple[LayerWeights[M], ...]
     final_norm: Float[Tensor, " hidden"]
-    head: PackedMatrix | None
+    head: M | None
     heads: int
     kv_heads: int
     dim: int

@@ -11,6 +11,7 @@
 #include "../native/rows.hpp"
 #include "../native/scratch.hpp"
 #include "../native/simd.hpp"
+#include "../native/tiles.hpp"
 
 namespace ff {
 
@@ -21,6 +22,14 @@ constexpr int DENSE_TILE = 2 * VL;  // outputs a tile of F32 and BF16
 constexpr int GROUPED_TILE = VL;    // outputs a tile of I8, Q4 and Q8
 constexpr int MAX_ROWS = VL == 16 ? 12 : VL == 8 ? 6 : 4;  // rows a block: what registers hold
 constexpr int64_t CHUNK_BYTES = 256 << 10;  // of a tile that stays in the cache for all row blocks
+
+#if defined(FF_TILES)
+constexpr int BF16_STEP = tiles::ROW_BYTES / 2;  // inputs of one instruction
+constexpr int ROW_GAP = 64;  // bytes between rows of x, which would else share few sets of a cache
+#else
+constexpr int BF16_STEP = 2;
+constexpr int ROW_GAP = 0;
+#endif
 
 struct Matrix {
   int32_t format;
@@ -37,7 +46,7 @@ inline int64_t tiles_of(const Matrix& w) { return (w.out + tile_of(w.format) - 1
 // Inputs as they are stored: padded with zeros where several go into one instruction.
 inline int64_t padded_inputs(int32_t format, int64_t in) {
   switch (format) {
-    case BF16: return padded(in, 2);
+    case BF16: return padded(in, BF16_STEP);
     case I8:
     case Q4:
     case Q8: return padded(in, GROUP);
@@ -77,7 +86,7 @@ class Converted {
  public:
   void make_room(int64_t rows, int64_t width) {
     const int64_t wide = padded(width, 64), groups = rows * (wide / GROUP);
-    numbers = numbers_.of<uint8_t>(rows * wide * 2);
+    numbers = numbers_.of<uint8_t>(rows * (wide * 2 + ROW_GAP));
     scales = scales_.of<float>(2 * groups);
     shifts = scales + groups;
     offsets = offsets_.of<int32_t>(groups);
@@ -93,7 +102,7 @@ class Converted {
     to.scale = scales;
     to.shift = shifts;
     to.offset = offsets;
-    to.stride = w.format == F32 ? inputs : padded(inputs, 4);
+    to.stride = w.format == F32 ? inputs : padded(inputs, 4) + ROW_GAP / (w.format == BF16 ? 2 : 1);
     to.groups = w.format >= I8 ? inputs / GROUP : 1;
     return to;
   }
@@ -143,7 +152,7 @@ FF_INLINE void convert(int32_t format, const float* x, int64_t begin, int64_t en
   if (format == BF16) {
     uint16_t* y = rows.bf16 + r * rows.stride;
     for (int64_t i = begin; i < end; ++i) y[i] = to_bf16(x[i]);
-    for (int64_t i = end; i < padded(end, 2); ++i) y[i] = 0;
+    for (int64_t i = end; i < padded(end, BF16_STEP); ++i) y[i] = 0;
   } else if (format >= I8) {
     for (int64_t from = begin; from < end; from += GROUP) {
       const int64_t n = std::min<int64_t>(GROUP, end - from), at = r * rows.groups + from / GROUP;
@@ -225,6 +234,30 @@ void bf16_block(const uint16_t* w, const uint16_t* x, int64_t ldx, int64_t from,
   }
 }
 
+// Bytes of a group before its numbers, and scales there.
+template <int32_t FORMAT>
+constexpr int GROUP_HEAD = FORMAT == Q4 ? 4 * VL : FORMAT == Q8 ? 2 * VL : 0;
+
+template <int32_t FORMAT>
+FF_INLINE vf scale_of(const uint8_t* group) {
+  return FORMAT == I8 ? set1(1.0f) : load_half(reinterpret_cast<const uint16_t*>(group));
+}
+
+template <int32_t FORMAT>
+FF_INLINE vf minimum_of(const uint8_t* group) {
+  return FORMAT == Q4 ? load_half(reinterpret_cast<const uint16_t*>(group) + VL) : set1(0.0f);
+}
+
+// acc + a group's integer products of one row, brought to scale: `d` and `m` are the group's scales and
+// minima, `at` is where the row keeps its own.
+template <int32_t FORMAT>
+FF_INLINE vf add_scaled(vf acc, vi dot, vf d, vf m, const Rows& x, int64_t at) {
+  const float step = x.scale[at];
+  acc = fma(to_float(dot), FORMAT == I8 ? set1(step) : d * set1(step), acc);
+  if constexpr (FORMAT == Q4) acc = fma(m, set1(x.shift[at]), acc);
+  return acc;
+}
+
 // A group of VL outputs: Q4 and Q8 begin with [VL] float16 scales, Q4 goes on with [VL] float16
 // minima; then the numbers, four inputs of each output in a lane. Q4 holds inputs 8j..8j+3 in the low
 // and 8j+4..8j+7 in the high halves of its bytes; I8 and Q8 store w + 128, so that they may be the
@@ -233,11 +266,10 @@ template <int R, int32_t FORMAT>
 void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* scales, int64_t ahead,
                    float* y) {
   constexpr int LOADS = FORMAT == Q4 ? 4 : 8;
-  constexpr int HEAD = FORMAT == Q4 ? 4 * VL : FORMAT == Q8 ? 2 * VL : 0;
   const vi nibble = set1_bits(0x0f0f0f0f);
   vf acc[R];
   for (int r = 0; r < R; ++r) acc[r] = set1(0.0f);
-  for (int64_t g = 0; g < x.groups; ++g, w += HEAD + LOADS * 4 * VL) {
+  for (int64_t g = 0; g < x.groups; ++g, w += GROUP_HEAD<FORMAT> + LOADS * 4 * VL) {
     const int8_t* q = x.i8 + row * x.stride + g * GROUP;
     const int64_t at = row * x.groups + g;
     vi dot[R];
@@ -245,8 +277,8 @@ void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* sc
       dot[r] = set1_bits(FORMAT == Q4 ? 0 : x.offset[at + r * x.groups]);
 #pragma GCC unroll 8
     for (int j = 0; j < LOADS; ++j) {
-      const vi v = load_bits(w + HEAD + j * 4 * VL);
-      fetch(w + HEAD + j * 4 * VL, ahead);
+      const vi v = load_bits(w + GROUP_HEAD<FORMAT> + j * 4 * VL);
+      fetch(w + GROUP_HEAD<FORMAT> + j * 4 * VL, ahead);
       if constexpr (FORMAT == Q4) {
         const vi low = v & nibble, high = (v >> 4) & nibble;
 #pragma GCC unroll 12
@@ -260,15 +292,10 @@ void grouped_block(const uint8_t* w, const Rows& x, int64_t row, const float* sc
           dot[r] = dot4<true>(dot[r], v, set1_bits(word(q + r * x.stride + 4 * j)));
       }
     }
-    const uint16_t* head = reinterpret_cast<const uint16_t*>(w);
-    const vf d = FORMAT == I8 ? set1(1.0f) : load_half(head);
-    const vf m = FORMAT == Q4 ? load_half(head + VL) : d;
+    const vf d = scale_of<FORMAT>(w), m = minimum_of<FORMAT>(w);
 #pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      const float step = x.scale[at + r * x.groups];
-      acc[r] = fma(to_float(dot[r]), FORMAT == I8 ? set1(step) : d * set1(step), acc[r]);
-      if constexpr (FORMAT == Q4) acc[r] = fma(m, set1(x.shift[at + r * x.groups]), acc[r]);
-    }
+    for (int r = 0; r < R; ++r)
+      acc[r] = add_scaled<FORMAT>(acc[r], dot[r], d, m, x, at + r * x.groups);
   }
   for (int r = 0; r < R; ++r)
     store(y + r * GROUPED_TILE, FORMAT == I8 ? acc[r] * load(scales) : acc[r]);
@@ -297,26 +324,180 @@ struct TileBlock {
 
 inline constexpr Table<TileBlock, MAX_ROWS> TILE_BLOCKS{};
 
-// All rows of one tile into y [rows, tile].
-inline void tile_product(const Matrix& w, int64_t tile, const Rows& x, int64_t rows, float* y) {
+// The rows of one tile into y [rows, tile], in blocks of at most N that `work` computes.
+template <int N, class Work>
+FF_INLINE void product_in_blocks(const Matrix& w, int64_t rows, float* y, Work work) {
   const int64_t inputs = padded_inputs(w.format, w.in), bytes = tile_bytes(w.format, w.in);
   const int width = tile_of(w.format);
   const bool in_chunks = w.format == F32 || w.format == BF16;
-  const bool is_one_block = rows <= MAX_ROWS;
+  const bool is_one_block = rows <= N;
   int64_t chunk = inputs;
   if (in_chunks) {
     std::memset(y, 0, sizeof(float) * rows * width);
-    if (!is_one_block) chunk = std::max<int64_t>(CHUNK_BYTES / (bytes / inputs) / 8 * 8, 8);
+    if (!is_one_block) chunk = std::max<int64_t>(CHUNK_BYTES / (bytes / inputs) / GROUP * GROUP, GROUP);
   }
   for (int64_t from = 0; from < inputs; from += chunk) {
     const int64_t to = std::min(from + chunk, inputs);
-    in_blocks<MAX_ROWS>(rows, [&](int64_t row, int64_t count) {
+    in_blocks<N>(rows, [&](int64_t row, int64_t count) {
       // The first rows bring what they work on, the last ones of several what comes next.
       const bool is_last = !is_one_block && row + count == rows;
       const int64_t ahead = is_last ? (to - from) * bytes / inputs : AHEAD;
-      TILE_BLOCKS.of[count](w, tile, x, row, from, to, ahead, y + row * width);
+      work(row, count, from, to, ahead, y + row * width);
     });
   }
+}
+
+// -------------------------------------------------------------------------------- tile registers
+#if defined(FF_TILES)
+static_assert(VL * 4 == tiles::ROW_BYTES, "the outputs of a register are those of a vector");
+
+constexpr int64_t FEW_ROWS = 4;  // of 8 bits, that vectors multiply faster; the bits are the same
+constexpr int BATCH = 4;         // groups whose products are under way together
+
+// Each line of a piece of weights.
+FF_INLINE void fetch_lines(const void* p, int64_t bytes, int64_t ahead) {
+  for (int64_t at = 0; at < bytes; at += 64) fetch(static_cast<const uint8_t*>(p) + at, ahead);
+}
+
+// A register sums differently from a vector, so every number of rows goes this way. IS_TALL: they are
+// more than one register holds. Weights lie packed as the instruction wants them, pairs side by side.
+template <bool IS_TALL>
+void bf16_on_tiles(const uint16_t* w, const uint16_t* x, int64_t ldx, int64_t from, int64_t to,
+                   int64_t ahead, float* y) {
+  constexpr int PITCH = DENSE_TILE * 4;  // bytes between pairs of inputs, and between rows of y
+  constexpr int C = tiles::SUMS, A = tiles::INPUTS, B = tiles::WEIGHTS;
+  float* below = y + tiles::ROWS * DENSE_TILE;
+  tiles::load<C>(y, PITCH);
+  tiles::load<C + 1>(y + VL, PITCH);
+  if constexpr (IS_TALL) {
+    tiles::load<C + 2>(below, PITCH);
+    tiles::load<C + 3>(below + VL, PITCH);
+  }
+  for (int64_t k = from; k < to; k += BF16_STEP) {
+    const uint16_t* pairs = w + k * DENSE_TILE;
+    fetch_lines(pairs, BF16_STEP * DENSE_TILE * 2, ahead);
+    tiles::load<A>(x + k, ldx * 2);
+    tiles::load<B>(pairs, PITCH);
+    tiles::dot_bf16<C, A, B>();
+    tiles::load<B + 1>(pairs + 2 * VL, PITCH);
+    tiles::dot_bf16<C + 1, A, B + 1>();
+    if constexpr (IS_TALL) {
+      tiles::load<A + 1>(x + tiles::ROWS * ldx + k, ldx * 2);
+      tiles::dot_bf16<C + 2, A + 1, B>();
+      tiles::dot_bf16<C + 3, A + 1, B + 1>();
+    }
+  }
+  tiles::store<C>(y, PITCH);
+  tiles::store<C + 1>(y + VL, PITCH);
+  if constexpr (IS_TALL) {
+    tiles::store<C + 2>(below, PITCH);
+    tiles::store<C + 3>(below + VL, PITCH);
+  }
+}
+
+inline void bf16_on_tiles(const Matrix& w, int64_t tile, const Rows& x, int64_t rows, float* y) {
+  const uint16_t* data = static_cast<const uint16_t*>(w.data) + tile * tile_bytes(w.format, w.in) / 2;
+  product_in_blocks<2 * tiles::ROWS>(
+      w, rows, y,
+      [&](int64_t row, int64_t count, int64_t from, int64_t to, int64_t ahead, float* at) {
+        const int64_t rest = std::max<int64_t>(count - tiles::ROWS, 0);
+        tiles::configure(count - rest, rest, tiles::ROW_BYTES);
+        const auto block = rest ? bf16_on_tiles<true> : bf16_on_tiles<false>;
+        block(data, x.bf16 + row * x.stride, x.stride, from, to, ahead, at);
+      });
+}
+
+// The numbers of a group as bytes, four inputs of each output in a lane; those of Q4 come into `room`.
+template <int32_t FORMAT>
+FF_INLINE const uint8_t* bytes_of(const uint8_t* numbers, uint8_t* room) {
+  if constexpr (FORMAT != Q4) return numbers;
+  const vi nibble = set1_bits(0x0f0f0f0f);
+  for (int j = 0; j < 4; ++j) {
+    const vi v = load_bits(numbers + j * 4 * VL);
+    const vi low = v & nibble, high = (v >> 4) & nibble;
+    std::memcpy(room + 8 * j * VL, &low, sizeof low);
+    std::memcpy(room + (8 * j + 4) * VL, &high, sizeof high);
+  }
+  return room;
+}
+
+// Integer products of group G of a batch, with every row of a block, into dot [row, VL].
+template <int G>
+FF_INLINE void dot_group(const uint8_t* bytes, const Rows& x, const int8_t* q, int32_t* dot) {
+  constexpr int C = tiles::SUMS + G, A = tiles::INPUTS + G % 2, B = tiles::WEIGHTS + G % 2;
+  tiles::zero<C>();
+  tiles::load<A>(q + G * GROUP, x.stride);
+  tiles::load<B>(bytes, tiles::ROW_BYTES);
+  tiles::dot_bytes<C, A, B>();
+  tiles::store<C>(dot, tiles::ROW_BYTES);
+}
+
+// Groups g and what follows it, as many as G counts: added to y [count, VL].
+template <int32_t FORMAT, int... G>
+FF_INLINE void add_groups(std::integer_sequence<int, G...>, const uint8_t* w, const Rows& x, int64_t row,
+                          int64_t count, int64_t g, int64_t ahead, float* y) {
+  constexpr int N = sizeof...(G);
+  const int64_t size = group_bytes(FORMAT);
+  alignas(64) uint8_t room[N][GROUP * VL];
+  alignas(64) int32_t dot[N][tiles::ROWS * VL];
+  const uint8_t* bytes[N] = {bytes_of<FORMAT>(w + G * size + GROUP_HEAD<FORMAT>, room[G])...};
+  const vf d[N] = {scale_of<FORMAT>(w + G * size)...}, m[N] = {minimum_of<FORMAT>(w + G * size)...};
+  fetch_lines(w, N * size, ahead);
+  (dot_group<G>(bytes[G], x, x.i8 + row * x.stride + g * GROUP, dot[G]), ...);
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t at = (row + r) * x.groups + g;
+    vf acc = load(y + r * VL);
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+      vi whole = load_bits(dot[i] + r * VL);
+      if constexpr (FORMAT != Q4) whole += set1_bits(x.offset[at + i]);
+      acc = add_scaled<FORMAT>(acc, whole, d[i], m[i], x, at + i);
+    }
+    store(y + r * VL, acc);
+  }
+}
+
+template <int32_t FORMAT>
+void groups_on_tiles(const uint8_t* w, const Rows& x, int64_t row, int64_t count, const float* scales,
+                     int64_t ahead, float* y) {
+  const int64_t size = group_bytes(FORMAT);
+  std::memset(y, 0, sizeof(float) * count * GROUPED_TILE);
+  tiles::configure(count, count, GROUP);
+  int64_t g = 0;
+  for (; g + BATCH <= x.groups; g += BATCH)
+    add_groups<FORMAT>(std::make_integer_sequence<int, BATCH>(), w + g * size, x, row, count, g, ahead, y);
+  for (; g < x.groups; ++g)
+    add_groups<FORMAT>(std::make_integer_sequence<int, 1>(), w + g * size, x, row, count, g, ahead, y);
+  if constexpr (FORMAT == I8)
+    for (int64_t r = 0; r < count; ++r) store(y + r * VL, load(y + r * VL) * load(scales));
+}
+
+inline void groups_on_tiles(const Matrix& w, int64_t tile, const Rows& x, int64_t rows, float* y) {
+  const uint8_t* data = static_cast<const uint8_t*>(w.data) + tile * tile_bytes(w.format, w.in);
+  const float* scales = w.scales + tile * GROUPED_TILE;
+  const auto block = w.format == I8   ? groups_on_tiles<I8>
+                     : w.format == Q4 ? groups_on_tiles<Q4>
+                                      : groups_on_tiles<Q8>;
+  product_in_blocks<tiles::ROWS>(
+      w, rows, y, [&](int64_t row, int64_t count, int64_t, int64_t, int64_t ahead, float* at) {
+        block(data, x, row, count, scales, ahead, at);
+      });
+}
+
+#endif
+// ------------------------------------------------------------------------------------- a product
+
+// All rows of one tile into y [rows, tile].
+inline void tile_product(const Matrix& w, int64_t tile, const Rows& x, int64_t rows, float* y) {
+#if defined(FF_TILES)
+  if (w.format == BF16) return bf16_on_tiles(w, tile, x, rows, y);
+  if (w.format >= I8 && rows > FEW_ROWS) return groups_on_tiles(w, tile, x, rows, y);
+#endif
+  product_in_blocks<MAX_ROWS>(
+      w, rows, y,
+      [&](int64_t row, int64_t count, int64_t from, int64_t to, int64_t ahead, float* at) {
+        TILE_BLOCKS.of[count](w, tile, x, row, from, to, ahead, at);
+      });
 }
 
 // Put a tile's products [rows, tile] into y [rows, out], with the bias; or add them to what is there.

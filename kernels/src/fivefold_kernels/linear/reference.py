@@ -58,3 +58,23 @@ def linear(
     """
     product = rounded_rows(rows, format).double() @ weight.double().T
     return (product if bias is None else product + bias.double()).float()
+
+
+def float_linear(
+    x: Float[Tensor, "row in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None = None,
+    add: Float[Tensor, "row out"] | None = None,
+) -> Float[Tensor, "row out"]:
+    """Multiply rows with a matrix of floats: y = x w^T + b + a, in float64, returned as float32.
+
+    Args:
+        x: rows, in the dtype of the weights.
+        weight: w.
+        bias: b.
+        add: a, such as the stream that a layer's result is added to.
+    """
+    product = x.double() @ weight.double().T
+    for term in (bias, add):
+        product = product if term is None else product + term.double()
+    return product.float()

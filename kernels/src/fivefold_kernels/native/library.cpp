@@ -22,6 +22,7 @@ struct Product {
   static void work(void* self, Team& team, int t) { static_cast<Product*>(self)->run(team, t); }
 
   void run(Team& team, int t) {
+    const tiles::Use use;
     if (w->format != F32) {
       const Span mine(rows, t, team.size());
       for (int64_t r = mine.begin; r < mine.end; ++r)

@@ -32,6 +32,10 @@ TIMEOUT = 300  # seconds
 _LOADED: dict[tuple[str, str], ctypes.CDLL] = {}  # a library is loaded once a process
 
 
+class CompileError(UnsupportedError):
+    """The compiler refused the sources, or the flags of an instruction set."""
+
+
 def cpu_library(
     name: str = "auto",
     folder: Path | None = None,
@@ -40,23 +44,39 @@ def cpu_library(
     """Return the CPU kernels for an instruction set, compiled now if they never were.
 
     Args:
-        name: of the instruction set; `auto`: the best that this processor has.
+        name: of the instruction set; `auto`: the best that this machine has and the compiler knows.
         folder: where compiled libraries are kept.
         say: told when they are compiled, which takes some seconds.
 
     Raises:
-        UnsupportedError: this processor lacks the set, there is no compiler, or it failed.
+        UnsupportedError: this machine lacks the set, there is no compiler, or it failed.
     """
-    names = [each.name for each in INSTRUCTION_SETS]
     if name == "auto":
-        name = runs_here()[0]
-    if name not in names:
-        raise UnsupportedError(f"no instruction set {name!r}; there are {', '.join(names)}")
+        compiler, (*better, last) = find_compiler(), runs_here()
+        for each in better:
+            try:
+                return _loaded(each, compiler, folder, say)
+            except CompileError as error:
+                say(f"not the kernels for {each}: {error}")
+        return _loaded(last, compiler, folder, say)
+    if name not in (each.name for each in INSTRUCTION_SETS):
+        real = ", ".join(each.name for each in INSTRUCTION_SETS if not each.is_emulated)
+        raise UnsupportedError(f"no instruction set {name!r}; there are {real}")
     lacking = missing(name)
     if lacking:
-        raise UnsupportedError(f"this processor lacks {', '.join(lacking)}, which {name} needs")
+        raise UnsupportedError(f"this machine lacks {', '.join(lacking)}, which {name} needs")
+    return _loaded(name, find_compiler(), folder, say)
+
+
+def build_name(library: ctypes.CDLL) -> str:
+    """Return the instruction set of a library that `cpu_library` gave."""
+    return next(name for (name, _), each in _LOADED.items() if each is library)
+
+
+def _loaded(
+    name: str, compiler: str, folder: Path | None, say: Callable[[str], None]
+) -> ctypes.CDLL:
     flags = next(each.flags for each in INSTRUCTION_SETS if each.name == name)
-    compiler = find_compiler()
     key = _key(compiler, flags)
     if (name, key) not in _LOADED:
         file = (folder or default_folder()) / f"{name}-{key}.so"
@@ -104,7 +124,7 @@ def compile_into(file: Path, compiler: str, flags: tuple[str, ...]) -> None:
     """Compile the library, whole or not at all: two processes at once are safe.
 
     Raises:
-        UnsupportedError: the folder cannot be written, or the compiler failed.
+        UnsupportedError: the folder cannot be written; `CompileError`: the compiler failed.
     """
     source = SOURCES / "native" / "library.cpp"
     try:
@@ -115,7 +135,7 @@ def compile_into(file: Path, compiler: str, flags: tuple[str, ...]) -> None:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line]
             why = lines[0] if lines else f"status {done.returncode}"
-            raise UnsupportedError(f"{compiler} cannot compile the kernels: {why}")
+            raise CompileError(f"{compiler} cannot compile the kernels: {why}")
         os.replace(draft, file)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnsupportedError(f"the kernels cannot be compiled ({error})") from error

@@ -15,6 +15,8 @@ from transformers.modeling_utils import PreTrainedModel
 from .layout import Layout
 
 BLOCK = 256  # slots; capacity grows by whole blocks
+STATIC_BLOCK = 1024  # likewise of static planes: caches of about one length have one shape
+SPARE = 64  # slots of static planes beyond the capacity: for padding, and one that nobody sees
 
 
 class KVCache(Cache):
@@ -50,7 +52,7 @@ class KVCache(Cache):
         self.pending = 0
         self._longest = 0  # upper bound of lengths.max(), known without asking the device
         self._capacity = 0
-        self._stores: dict[tuple[Any, ...], Store | NativeStore] = {}
+        self._stores: dict[tuple[Any, ...], Store | StaticStore | NativeStore] = {}
         self._planes: list[tuple[tuple[Store, int], tuple[Store, int]] | None] = [None] * len(
             layout.types
         )
@@ -148,6 +150,34 @@ class KVCache(Cache):
         assert isinstance(keys, NativeStore), "this cache was begun by another kind of pass"
         return keys.data, values.data
 
+    def static_planes(
+        self, kv_heads: int, dim: int, dtype: torch.dtype
+    ) -> tuple[
+        Float[Tensor, "layer batch kv_head slot dim"],
+        Float[Tensor, "layer batch kv_head slot dim"],
+    ]:
+        """Return keys and values of all layers, for passes that write them where `slots` says.
+
+        They have room for `max_len` slots and `SPARE` more, and stay where they are unless
+        `max_len` is raised or rows are selected. All layers must be of one kind, and all passes
+        over this cache of this kind.
+        """
+        if self._capacity < self.max_len:
+            self._grow(self.max_len)
+        if not self._stores:
+            shape = (len(self._planes), self.batch, kv_heads, self._capacity, dim)
+            self._stores = {
+                (what,): StaticStore(shape, dtype, self.device) for what in ("key", "value")
+            }
+        keys, values = self._stores.values()
+        assert isinstance(keys, StaticStore), "this cache was begun by another kind of pass"
+        return keys.data, values.data
+
+    @property
+    def slots(self) -> Int[Tensor, "batch node"]:
+        """Where the nodes of the running pass are written."""
+        return self._slots
+
     # -- between passes --------------------------------------------------------------------
 
     def keep(self, path: Int[Tensor, "batch depth"], count: Int[Tensor, " batch"]) -> None:
@@ -173,6 +203,10 @@ class KVCache(Cache):
     def rewind(self, lengths: Int[Tensor, " batch"]) -> None:
         """Forget everything after the first `lengths[b]` tokens, pending nodes included."""
         self._settle(torch.minimum(self.lengths, lengths), self._longest)
+
+    def bound(self, longest: int) -> None:
+        """Take note that no row is longer, where the host knows it: nobody need ask the device."""
+        self._longest = min(self._longest, longest)
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows, in this order; rows may repeat."""
@@ -242,7 +276,7 @@ class KVCache(Cache):
         kind = self.layout.types[layer_idx]
         key = (what, kind, heads, dim, dtype)
         store = self._stores.get(key)
-        assert not isinstance(store, NativeStore)
+        assert store is None or type(store) is Store
         if store is None:
             planes = self.layout.types[layer_idx:].count(kind)
             shape = (planes, self.batch, heads, self._capacity, dim)
@@ -316,6 +350,28 @@ class Store:
         _, batch, heads, capacity, _ = self.data.shape
         lead = torch.arange(planes * batch * heads, device=slots.device) * capacity
         return (lead.view(planes, batch, heads, 1) + slots[:, None]).view(-1)
+
+
+class StaticStore(Store):
+    """Keys or values whose place in memory does not change as a text grows."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate zeroed memory for [plane, batch, kv_head, slot, dim] and spare slots."""
+        *lead, slots, dim = shape
+        super().__init__((*lead, _static(slots), dim), dtype, device)
+        self.used = shape[0]
+
+    def open(self, slots: Int[Tensor, "batch node"], start: int | None, width: int) -> None:
+        """Nothing to prepare: the pass is told its slots."""
+
+    def grow(self, capacity: int) -> None:
+        """Enlarge every row to `capacity` slots and some to spare, if they do not fit."""
+        if _static(capacity) > self.data.shape[3]:
+            super().grow(_static(capacity))
+
+
+def _static(slots: int) -> int:
+    return -(-(slots + SPARE) // STATIC_BLOCK) * STATIC_BLOCK
 
 
 class NativeStore:

@@ -9,7 +9,15 @@ from fivefold_kernels.native.machine import INSTRUCTION_SETS
 
 from .offload.sizes import parse_size
 
-KERNELS = ("auto", "onednn", "torch", *(each.name for each in INSTRUCTION_SETS))
+KERNELS = (
+    "auto",
+    "onednn",
+    "torch",
+    "triton",
+    *(each.name for each in INSTRUCTION_SETS if not each.is_emulated),
+)
+EMULATED = tuple(each.name for each in INSTRUCTION_SETS if each.is_emulated)
+"""Kernels that are taken where they are named, and proposed to nobody."""
 WEIGHTS = ("float", "int8", "int4", "file")
 OFFLOADS = ("none", "host", "disk")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -44,8 +52,10 @@ class ModelConfig:
 
     kernels: str = "auto"
     """What computes on a CPU: auto (ours, else oneDNN's packed products), onednn, torch (stock), or
-    one build of ours: avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed once
-    (one more copy of them in memory): a tree then costs little more than a token."""
+    one build of ours: amx, avx512_bf16, avx512_vnni, avx512, avx2, portable. Weights are packed
+    once (one more copy of them in memory): a tree then costs little more than a token. On CUDA:
+    auto (triton where Triton is installed, else torch), triton (passes in static shapes, recorded
+    as CUDA graphs), or torch."""
 
     weights: str = "float"
     """How our CPU kernels hold the weights: float (in `dtype`), int8 (a scale a row), or int4 (a
@@ -88,7 +98,7 @@ class ModelConfig:
         words = (("kernels", KERNELS), ("weights", WEIGHTS), ("offload", OFFLOADS))
         for field, known in words:
             value = getattr(self, field)
-            if value not in known:
+            if value not in known and not (field == "kernels" and value in EMULATED):
                 raise UserError(
                     f"unknown {field}",
                     setting=f"model.{field}",

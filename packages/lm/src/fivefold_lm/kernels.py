@@ -11,15 +11,19 @@ from pathlib import Path
 import torch
 from fivefold import UserError
 from fivefold.cache import cache_folder
-from fivefold_kernels import Format, UnsupportedError, cpu_library, runs_here
+from fivefold_kernels import Format, UnsupportedError, cpu_library
+from fivefold_kernels.decoder.gpu import Operations, triton_operations
+from fivefold_kernels.native.library import build_name
 from torch import nn
 from transformers import PreTrainedModel
 
 from .native import NativeDecoder, why_no_pass
 from .packed import OneDnnProduct, Pack, PackedHandle, native_pack, pack_linears
+from .static import StaticDecoder, cuda_recorder
 
 VARIABLE = "FIVEFOLD_KERNELS"
 """Names the folder of compiled kernels, where that is not to be the cache folder."""
+GPU_KERNELS = ("auto", "triton", "torch")
 _ATTRIBUTE = "fivefold_kernels"
 _ROUNDED = {
     "int8": (Format.I8, Format.I8),
@@ -35,12 +39,16 @@ class Kernels:
     """How the products of one model are computed."""
 
     name: str
-    """`onednn`, or an instruction set of our own kernels, with the weights' format if rounded."""
-    pack: Pack
+    """`onednn`, `triton`, or an instruction set of our own kernels, with the weights' format if
+    rounded."""
+    pack: Pack | None
+    """Packs a weight; None: linear layers stay as they are."""
     head: Pack | None = None
     """Packs the output layer; None: as the others."""
     library: ctypes.CDLL | None = None
-    """Our own kernels; None: oneDNN's products."""
+    """Our own kernels for a CPU."""
+    operations: Operations | None = None
+    """Our own kernels for a GPU."""
     is_rounded: bool = False
     """Whether the weights are rounded further than the model's own dtype."""
 
@@ -60,7 +68,7 @@ class Speedup:
     module: nn.Module
     kernels: Kernels
     handle: PackedHandle
-    decoder: NativeDecoder | None
+    decoder: NativeDecoder | StaticDecoder | None
     """All layers in one call; None: layer by layer, `why_not` says why."""
     why_not: str | None
 
@@ -87,6 +95,13 @@ def choose_kernels(
     Raises:
         UserError: the kernels asked for do not run here, or not with such weights.
     """
+    if name == "triton":
+        raise UserError(
+            "Triton's kernels run on a GPU",
+            setting="model.kernels",
+            value=name,
+            remedy="set model.device=cuda, or model.kernels=auto",
+        )
     if name == "torch" or dtype not in _FLOATS:
         return _without_ours(None, name, weights, dtype)
     if name == "onednn":
@@ -103,7 +118,7 @@ def choose_kernels(
             ) from error
         say(f"slower kernels are used: {error}")
         return _onednn()
-    chosen = runs_here()[0] if name == "auto" else name
+    chosen = build_name(library)
     if weights == "float":
         return Kernels(chosen, native_pack(_FLOATS[dtype], library), library=library)
     body, head = _ROUNDED[weights]
@@ -111,28 +126,81 @@ def choose_kernels(
     return Kernels(f"{chosen}-{weights}", *packs, library, is_rounded=True)
 
 
-def speed_up(module: PreTrainedModel, kernels: Kernels) -> Speedup:
-    """Let a model compute with packed products and, where its layers are known, in one call a pass.
+def choose_gpu_kernels(
+    name: str, device: torch.device, say: Callable[[str], None] = lambda _: None
+) -> Kernels | None:
+    """Return the kernels that `model.kernels` means on an accelerator; None: stock torch.
+
+    Args:
+        name: `auto`, `triton` or `torch`.
+        device: where the model runs.
+        say: told what is missing.
+
+    Raises:
+        UserError: kernels for a CPU, or Triton's where they do not run.
+    """
+    if name not in GPU_KERNELS:
+        raise UserError(
+            f"these kernels run on a CPU, and the model on {device.type}",
+            setting="model.kernels",
+            value=name,
+            remedy=f"choose one of {', '.join(GPU_KERNELS)}, or set model.device=cpu",
+        )
+    if name == "torch" or (name == "auto" and device.type != "cuda"):
+        return None
+    try:
+        if device.type != "cuda":
+            raise UnsupportedError(f"passes are recorded on cuda alone, not on {device.type}")
+        return Kernels("triton", None, operations=triton_operations())
+    except UnsupportedError as error:
+        if name == "auto":
+            say(f"slower kernels are used: {error}")
+            return None
+        raise UserError(
+            f"Triton's kernels do not run here: {error}",
+            setting="model.kernels",
+            value=name,
+            remedy="set model.kernels=auto",
+        ) from error
+
+
+def speed_up(
+    module: PreTrainedModel, kernels: Kernels, say: Callable[[str], None] = lambda _: None
+) -> Speedup:
+    """Let a model compute with these kernels and, where its layers are known, in one call a pass.
 
     In place and reversible. Models of the Llama family (Llama, Mistral, Qwen2, Qwen3) with full
-    attention run whole passes; in any other model each linear layer is swapped alone.
+    attention run whole passes; in any other model each linear layer is swapped alone, on a CPU.
+
+    Args:
+        module: the model, where it will run.
+        kernels: chosen for that device.
+        say: told later on, if passes turn out not to be recordable.
     """
-    return _run_native(module, kernels, pack_linears(module, kernels.pack, kernels.head))
+    handle = PackedHandle(())
+    if kernels.pack is not None:
+        handle = pack_linears(module, kernels.pack, kernels.head)
+    return _run_native(module, kernels, handle, say)
 
 
 def hold_packed(module: PreTrainedModel, kernels: Kernels) -> Speedup:
     """Let a model whose layers are packed from the start run in one call a pass, where it can."""
-    return _run_native(module, kernels, PackedHandle(()))
+    return _run_native(module, kernels, PackedHandle(()), lambda _: None)
 
 
-def _run_native(module: PreTrainedModel, kernels: Kernels, handle: PackedHandle) -> Speedup:
-    why_not = "oneDNN has no pass" if kernels.library is None else why_no_pass(module)
-    decoder = None
+def _run_native(
+    module: PreTrainedModel, kernels: Kernels, handle: PackedHandle, say: Callable[[str], None]
+) -> Speedup:
+    ours = kernels.library or kernels.operations
+    why_not = "oneDNN has no pass" if ours is None else why_no_pass(module)
+    decoder: NativeDecoder | StaticDecoder | None = None
     if why_not is None and kernels.library is not None:
         try:
             decoder = NativeDecoder(module, kernels.library)
         except UnsupportedError as error:
             why_not = str(error)
+    elif why_not is None and kernels.operations is not None:
+        decoder = StaticDecoder(module, kernels.operations, cuda_recorder(module), say)
     done = Speedup(module, kernels, handle, decoder, why_not)
     object.__setattr__(module, _ATTRIBUTE, done)
     return done

@@ -26,7 +26,14 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 from .config import ModelConfig
 from .gguf_blocks import blocks_folder, load_blocks
 from .gguf_file import converted, is_gguf
-from .kernels import can_speed_up, choose_kernels, hold_packed, speed_up
+from .kernels import (
+    Kernels,
+    can_speed_up,
+    choose_gpu_kernels,
+    choose_kernels,
+    hold_packed,
+    speed_up,
+)
 from .models import LanguageModel
 from .offload.loading import load_streamed, require_device
 from .quiet import without_bars, without_hub_warnings
@@ -69,13 +76,27 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
         raise explain(error, config, where) from error
     if template:
         tokenizer.chat_template = template
-    if can_speed_up(module):
-        kernels = choose_kernels(config.kernels, config.weights, module.dtype, say)
-        if kernels is not None:
-            speed_up(module, kernels)
-    elif config.weights != "float":
-        raise _only_on_cpu(config)
+    kernels = _kernels_of(module, config, say)
+    if kernels is not None:
+        speed_up(module, kernels, say)
     return LanguageModel.wrap(module, tokenizer, config.name)
+
+
+def _kernels_of(
+    module: PreTrainedModel, config: ModelConfig, say: Callable[[str], None]
+) -> Kernels | None:
+    """Return what a loaded model is to compute with; None: stock torch.
+
+    Raises:
+        UserError: kernels or weights that do not go with the device or the dtype.
+    """
+    if can_speed_up(module) or (module.device.type == "cpu" and config.kernels == "triton"):
+        return choose_kernels(config.kernels, config.weights, module.dtype, say)
+    if config.weights != "float":
+        raise _only_on_cpu(config)
+    if module.device.type == "cpu":
+        return None
+    return choose_gpu_kernels(config.kernels, module.device, say)
 
 
 def _load_blocks(
@@ -138,6 +159,13 @@ def _load_streamed(
                 kernels = choose_kernels(config.kernels, config.weights, dtype, say)
             elif config.weights != "float":
                 raise _only_on_cpu(config)
+            elif config.kernels not in ("auto", "torch"):
+                raise UserError(
+                    "streamed layers run as torch's own modules on an accelerator",
+                    setting="model.kernels",
+                    value=config.kernels,
+                    remedy="set model.kernels=auto, or model.offload=none",
+                )
             module = load_streamed(config, folder, device, kernels, say)
     except UserError:
         raise

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from fivefold_kernels import DecoderPass, DecoderWeights, LayerWeights, PackedMatrix
 from fivefold_kernels.decoder.cpu import Scores
+from fivefold_kernels.decoder.weights import M
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -31,7 +32,7 @@ class NativeDecoder:
         Raises:
             UnsupportedError: a size that the kernels do not take.
         """
-        self.weights = weights_of(module)
+        self.weights = weights_of(module, _matrix)
         self.run = DecoderPass(self.weights, library)
         self.spans: Callable[[], Iterable[tuple[int, int]]] | None = None
         """Says which layers of a pass are run at once, where not all are there at once."""
@@ -102,16 +103,21 @@ def why_no_pass(module: PreTrainedModel) -> str | None:
     return None
 
 
-def weights_of(module: PreTrainedModel) -> DecoderWeights:
-    """Collect the packed weights of a Llama-family module, with or without an output layer."""
+def weights_of(module: PreTrainedModel, matrix: Callable[[Any], M]) -> DecoderWeights[M]:
+    """Collect the weights of a Llama-family module, with or without an output layer.
+
+    Args:
+        module: the model, or its decoder.
+        matrix: what a linear layer's weights become.
+    """
     decoder: Any = module.base_model
     config = decoder_config(module)
     head: Any = module.get_output_embeddings()  # type: ignore[no-untyped-call]
     heads = int(config.num_attention_heads)
     return DecoderWeights(
-        layers=tuple(layer_weights(layer) for layer in decoder.layers),
+        layers=tuple(_layer(layer, matrix) for layer in decoder.layers),
         final_norm=_norm(decoder.norm),
-        head=None if head is None or decoder is module else _matrix(head),
+        head=None if head is None or decoder is module else matrix(head),
         heads=heads,
         kv_heads=int(config.num_key_value_heads),
         dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
@@ -120,20 +126,24 @@ def weights_of(module: PreTrainedModel) -> DecoderWeights:
     )
 
 
-def layer_weights(layer: Any) -> LayerWeights:
+def layer_weights(layer: Any) -> LayerWeights[PackedMatrix]:
     """Collect the packed weights of one layer."""
+    return _layer(layer, _matrix)
+
+
+def _layer(layer: Any, matrix: Callable[[Any], M]) -> LayerWeights[M]:
     attention, feed = layer.self_attn, layer.mlp
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return LayerWeights(
         input_norm=_norm(layer.input_layernorm),
         post_norm=_norm(layer.post_attention_layernorm),
-        query=_matrix(attention.q_proj),
-        key=_matrix(attention.k_proj),
-        value=_matrix(attention.v_proj),
-        output=_matrix(attention.o_proj),
-        gate=_matrix(feed.gate_proj),
-        up=_matrix(feed.up_proj),
-        down=_matrix(feed.down_proj),
+        query=matrix(attention.q_proj),
+        key=matrix(attention.k_proj),
+        value=matrix(attention.v_proj),
+        output=matrix(attention.o_proj),
+        gate=matrix(feed.gate_proj),
+        up=matrix(feed.up_proj),
+        down=matrix(feed.down_proj),
         query_norm=None if query_norm is None else _norm(query_norm),
         key_norm=None if key_norm is None else _norm(key_norm),
     )

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 import unittest
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from fivefold_kernels.decoder.cpu import Scores
+from fivefold_kernels.decoder.gpu import Operations, plain_operations
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -16,7 +19,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from .attention import AttentionMethod
 from .cache import KVCache
 from .forward import TreeForward
+from .graphs import Recorder
+from .kernels import Kernels, Speedup, speed_up
 from .models import LanguageModel
+from .static import StaticDecoder
 
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2}
 LLAMA_LIKE = {
@@ -86,6 +92,51 @@ def tiny_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     fast: Any = PreTrainedTokenizerFast
     made: PreTrainedTokenizerFast = fast(tokenizer_object=core, eos_token="<eos>")
     return made
+
+
+class Replays:
+    """Stands in for CUDA graphs where there is no GPU: a replay runs what was recorded again.
+
+    As with graphs, results lie in one place, and each replay overwrites them.
+    """
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, run: Callable[[], Scores]) -> Callable[[], Scores]:
+        """Record a pass."""
+        self.recorded += 1
+        place = run()
+
+        def replay() -> Scores:
+            self.replayed += 1
+            for held, fresh in zip(place, run(), strict=True):
+                if held is not None and fresh is not None:
+                    held.copy_(fresh)
+            return place
+
+        return replay
+
+
+def run_statically(
+    module: PreTrainedModel,
+    record: Recorder | None = None,
+    operations: Operations | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Speedup:
+    """Let a model run passes in static shapes, as it would on a GPU, wherever it is.
+
+    Args:
+        module: of the Llama family, with full attention.
+        record: makes graphs; None: passes run operation by operation.
+        operations: what computes; None: the plain ones.
+        say: told when passes cannot be recorded.
+    """
+    operations = operations or plain_operations()
+    done = speed_up(module, Kernels(operations.name, None, operations=operations))
+    assert done.why_not is None, done.why_not
+    done.decoder = StaticDecoder(module, operations, record, say)
+    return done
 
 
 @torch.no_grad()

@@ -11,9 +11,11 @@ from fivefold_kernels.native.library import has_compiler
 from fivefold_lm import FullAttention, TreeForward, load_model, offload_of, self_test
 from fivefold_lm.config import ModelConfig
 from fivefold_lm.kernels import speedup_of
+from fivefold_lm.lower_bits import lower_bits_copy
 from fivefold_lm.offload import loading
 from fivefold_lm.offload.host_layers import HostLayers
 from fivefold_lm.offload.ring import LayerStreamer
+from fivefold_lm.offload.streamed import weights_here
 from fivefold_lm.testing import ARCHITECTURES, plain_logits, ragged, tiny_model
 
 NATIVE = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
@@ -181,6 +183,37 @@ def test_a_model_that_skips_a_layer_is_found_out(tmp_path):
     del model.module.model.layers[2]
     with pytest.raises(RuntimeError, match="layer 3 runs where layer 2 should"):
         scores(model)
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("auto", marks=NATIVE), "onednn", "torch"])
+def test_a_layers_weights_can_be_looked_at_between_passes(tmp_path, kernels):
+    settings = saved(tmp_path, **SIX) | {"kernels": kernels}
+    model, resident = streamed(settings, 1), load_model(ModelConfig(**settings))
+    for mine, other in zip(model.module.model.layers, resident.module.model.layers, strict=True):
+        with weights_here(model.module, mine.mlp.up_proj):
+            assert torch.equal(mine.mlp.up_proj.weight, other.mlp.up_proj.weight)
+            assert torch.equal(mine.self_attn.q_proj.weight, other.self_attn.q_proj.weight)
+    assert_same(model, settings)
+    with weights_here(resident.module, resident.module.model.layers[0]):
+        pass
+
+
+@NATIVE
+def test_a_copy_in_fewer_bits_is_made_of_a_streamed_model_as_of_the_resident_one(tmp_path):
+    settings = saved(tmp_path, **SIX)
+    texts = [[1, 2, 3, 4, 5, 6], [7, 8, 9, 1], [3, 3, 1], [5, 1]]
+    reports, logits = [], []
+    for name, model in (
+        ("streamed", streamed(settings, 1)),
+        ("resident", load_model(ModelConfig(**settings))),
+    ):
+        model.name = name  # else the second would be found in the cache
+        library = speedup_of(model.module).kernels.library
+        copy, report = lower_bits_copy(model, 3, library, lambda: texts, lambda _: None)
+        reports.append(report)
+        logits.append(plain_logits(copy, [1, 5, 3]))
+    assert reports[0] == reports[1]
+    assert torch.equal(*logits)
 
 
 def test_prefetch_begins_to_read_and_does_nothing_for_a_resident_model(tmp_path):

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .draft_model import DraftKind, DraftLoader, DraftModel
     from .drafter import Drafter
     from .hf import FivefoldOutput, fivefold_generate
+    from .measuring import measure_acceptance, measure_online, own_texts, remembered_acceptance
     from .outcome import Accepted, StepOutcome, TokenLogprob
+    from .ranked import RankedAcceptance
     from .record import Record, Request
     from .rules import AcceptanceRule, rule_for
     from .session import Session
@@ -40,7 +42,14 @@ _HOMES = {
     "draft_model": ("DraftKind", "DraftLoader", "DraftModel"),
     "drafter": ("Drafter",),
     "hf": ("FivefoldOutput", "fivefold_generate"),
+    "measuring": (
+        "measure_acceptance",
+        "measure_online",
+        "own_texts",
+        "remembered_acceptance",
+    ),
     "outcome": ("Accepted", "StepOutcome", "TokenLogprob"),
+    "ranked": ("RankedAcceptance",),
     "record": ("Record", "Request"),
     "rules": ("AcceptanceRule", "rule_for"),
     "session": ("Session",),
@@ -69,6 +78,7 @@ __all__ = [
     "NoCorrection",
     "Profile",
     "Proposal",
+    "RankedAcceptance",
     "Record",
     "Request",
     "Rule",
@@ -82,6 +92,10 @@ __all__ = [
     "decode",
     "fivefold_generate",
     "generate",
+    "measure_acceptance",
+    "measure_online",
+    "own_texts",
+    "remembered_acceptance",
     "rule_for",
     "step_seconds",
     "stream",

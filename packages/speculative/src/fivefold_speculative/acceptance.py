@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fivefold import UserError
+from fivefold.files import write_atomically
 
+from .ranked import RankedAcceptance
 from .topology import TreeTopology
 
 _SCHEMA = 1
@@ -30,6 +32,7 @@ class AcceptanceVector:
         errors: the standard error of each; empty: not known.
         measured_on: what it was measured on, by name: hashes of target and draft, sampler, corpus,
             date.
+        ranked: the same by depth and by the parent's rank, if that was measured too.
 
     Raises:
         UserError: no probabilities, or a sum above 1.
@@ -38,6 +41,7 @@ class AcceptanceVector:
     probs: tuple[float, ...]
     errors: tuple[float, ...] = ()
     measured_on: Mapping[str, str] = field(default_factory=dict)
+    ranked: RankedAcceptance | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no draft can have."""
@@ -79,21 +83,31 @@ class AcceptanceVector:
             raise _broken(f"{path} cannot be read as JSON ({error})") from error
         if not isinstance(record, dict) or not _are_numbers(record.get("probs")):
             raise _broken(f"{path} holds no list of numbers named probs")
-        errors = record.get("errors", [])
+        errors, measured_on = record.get("errors", []), record.get("measured_on", {})
         if not _are_numbers(errors):
             raise _broken(f"{path}: errors is no list of numbers")
-        return cls(tuple(record["probs"]), tuple(errors), dict(record.get("measured_on", {})))
+        if not isinstance(measured_on, dict):
+            raise _broken(f"{path}: measured_on holds no names")
+        ranked = _ranked(record.get("ranked"), path)
+        return cls(tuple(record["probs"]), tuple(errors), dict(measured_on), ranked)
 
     def write(self, path: str | Path) -> None:
-        """Write everything as JSON."""
+        """Write everything as JSON, all of it or nothing."""
         record = {"schema": _SCHEMA, **asdict(self)}
-        Path(path).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        write_atomically(Path(path), json.dumps(record) + "\n", _SETTING)
+
+    def plain(self) -> AcceptanceVector:
+        """Return the vector alone, the same for all nodes."""
+        return replace(self, ranked=None)
 
     def expected_tokens(self, topology: TreeTopology) -> float:
         """Return the expected tokens of a pass: the sum over nodes of their chance to stand.
 
-        The root counts 1: it is the token that follows what stands (Sequoia, section 3).
+        The root counts 1: it is the token that follows what stands (Sequoia, section 3). Where
+        acceptance by rank was measured, it counts.
         """
+        if self.ranked is not None:
+            return self.ranked.expected_tokens(topology)
         chance = [1.0]
         for node, parent in enumerate(topology.parents[1:], start=1):
             place = topology.child_index[node]
@@ -104,6 +118,17 @@ class AcceptanceVector:
 
 def _are_numbers(values: object) -> bool:
     return isinstance(values, list) and all(type(value) in (int, float) for value in values)
+
+
+def _ranked(record: object, path: str | Path) -> RankedAcceptance | None:
+    if record is None:
+        return None
+    try:
+        assert isinstance(record, dict)
+        rows = tuple(tuple(tuple(map(float, r)) for r in rows) for rows in record["probs"])
+        return RankedAcceptance(rows, tuple(map(int, record["starts"])))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise _broken(f"{path}: ranked holds no acceptance by depth and rank") from error
 
 
 def _broken(problem: str) -> UserError:

@@ -7,6 +7,7 @@ from fivefold_lm._words import Capability
 
 from ._words import Proposal
 from .config import (
+    AutoConfig,
     ChainConfig,
     ExpansionConfig,
     FeatureHeadConfig,
@@ -43,7 +44,7 @@ def fivefold_drafting() -> list[Method]:
     chain = Method(
         name="chain",
         config=ChainConfig,
-        build="fivefold_speculative.drafters.model_tree:build",
+        build="fivefold_speculative.drafters.chain:build",
         summary="a smaller model writes a few tokens ahead",
         reference="arXiv 2211.17192",
         provides=_FROM_A_DRAFT,
@@ -67,7 +68,15 @@ def fivefold_drafting() -> list[Method]:
         provides=_FROM_A_DRAFT,
         needs=frozenset({_GENERATE, Capability.TREE_ATTENTION, Capability.HIDDEN_STATES}),
     )
-    return [none, prompt_lookup, chain, expansion, feature_head]
+    auto = Method(
+        name="auto",
+        config=AutoConfig,
+        build="fivefold_speculative.planner.drafter:build",
+        summary="what promises most on this machine, or plain decoding",
+        provides=frozenset(Proposal),
+        needs=frozenset({_GENERATE}),
+    )
+    return [none, prompt_lookup, chain, expansion, feature_head, auto]
 
 
 @hookimpl

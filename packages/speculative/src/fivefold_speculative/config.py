@@ -9,6 +9,8 @@ from fivefold import UserError
 from ._words import Proposal
 from .topology import TreeTopology
 
+QUANTISED = "quantised"
+"""Names the copy of the target in fewer bits."""
 _PROPOSALS = {
     "topk": Proposal.POINT_MASS,
     "sampled": Proposal.SAMPLED,
@@ -63,8 +65,11 @@ class DraftModelConfig:
     """What every method with a draft model sets."""
 
     draft: str = "shipped"
-    """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target, or
-    `shipped` for the one this package carries."""
+    """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target,
+    `shipped` for the one this package carries, or `quantised` for a copy of the target in fewer
+    bits."""
+    bits: int = 6
+    """Bits of a number in `draft=quantised`, from 2 to 8; errors below 5 are made up for."""
     proposal: str = "auto"
     """How children are chosen: `topk`, `sampled`, `without_replacement`; `auto` takes the most
     probable ones under greedy decoding, and else draws them, in a tree without replacement."""
@@ -78,6 +83,13 @@ class DraftModelConfig:
                 "no draft model is named",
                 setting="drafting.draft",
                 remedy="give a hub id, a folder, a draft file, or shipped",
+            )
+        if not 2 <= self.bits <= 8:
+            raise UserError(
+                "no such number of bits",
+                setting="drafting.bits",
+                value=self.bits,
+                remedy="give 2 to 8",
             )
         if self.proposal not in ("auto", *_PROPOSALS):
             raise UserError(
@@ -93,6 +105,11 @@ class DraftModelConfig:
                 value=self.temperature,
                 remedy="leave it out, or set drafting.proposal=topk for a greedy draft",
             )
+
+    @property
+    def source(self) -> str:
+        """What a session's `load_draft` is asked for."""
+        return f"{QUANTISED}:{self.bits}" if self.draft == QUANTISED else self.draft
 
     def chosen_proposal(self, greedy: bool) -> Proposal:
         """Return how children come about, `auto` resolved.
@@ -176,6 +193,32 @@ class FeatureHeadConfig(ExpansionConfig):
     carries for SmolLM2."""
     widths: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     """Children of every node, level by level; all 1: a chain."""
+
+
+@dataclass
+class AutoConfig:
+    """Settings of `drafting=auto`."""
+
+    methods: list[str] = field(default_factory=list)
+    """Methods that may be chosen; none: all that are installed."""
+    margin: float = 0.03
+    """By which share a method must promise to be faster than plain decoding to be chosen."""
+    adapts: bool = True
+    """Go on plainly where drafting turns out not to pay; else the plan is kept to."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.margin < 10:
+            raise UserError(
+                "not a share of speed",
+                setting="drafting.margin",
+                value=self.margin,
+                remedy="give 0 or more, such as 0.03",
+            )
+
+    def proposals(self, greedy: bool) -> frozenset[Proposal]:
+        """Return what is surely made; the planned method is checked when it is built."""
+        return frozenset({Proposal.EMPTY})
 
 
 def _at_least_one(value: int, setting: str) -> None:

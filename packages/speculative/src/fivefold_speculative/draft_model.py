@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from fivefold import UserError
@@ -17,13 +18,15 @@ from fivefold_lm import (
     TreeForward,
     load_model,
 )
-from fivefold_lm.kernels import speed_up, speedup_of
+from fivefold_lm.kernels import hold_packed, speed_up, speedup_of
 from fivefold_lm.loading import NoSuchModelError
+from fivefold_lm.lower_bits import lower_bits_copy
 from fivefold_lm.packed import pack_linears, packed_product
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .config import QUANTISED
 from .drafts import shipped_for
 from .drafts.feature_head import FeatureHead, load_feature_head
 from .drafts.independent import IndependentDraft, load_independent
@@ -152,7 +155,7 @@ class DraftLoader:
         """Return a draft by the user's name for it.
 
         Args:
-            name: `shipped`, a draft file, a folder, or a hub id.
+            name: `shipped`, a draft file, a folder, a hub id, or `quantised:BITS`.
             kind: what it must read.
 
         Raises:
@@ -167,11 +170,46 @@ class DraftLoader:
             return self._read(self._shipped(kind), name, kind)
         if name.endswith(".safetensors"):
             return self._read(Path(name), name, kind)
+        if name.startswith(f"{QUANTISED}:") and kind is DraftKind.INDEPENDENT:
+            return self._copy(int(name.removeprefix(f"{QUANTISED}:")))
         if kind is DraftKind.FEATURE_HEAD:
             raise no_feature_head(
                 name, self._setting, "give a .safetensors file written by the recipe, or shipped"
             )
         return DraftModel.of(self.load_model(name), self._target, self._setting)
+
+    def _copy(self, bits: int) -> DraftModel:
+        """Return a copy of the target in fewer bits, and say what it is like.
+
+        Raises:
+            UserError: our CPU kernels do not run here, or the copy would be the target itself.
+        """
+        from .own_texts import own_texts  # decoding needs sessions, and they need drafts
+
+        target = self._target
+        speedup = speedup_of(target.module)
+        if speedup is None or speedup.kernels.library is None:
+            raise UserError(
+                "a copy in fewer bits runs on our CPU kernels alone",
+                setting=self._setting,
+                value=QUANTISED,
+                remedy="set model.device=cpu and model.kernels=auto (with g++ installed), or name "
+                "a smaller model",
+            )
+        kernels = replace(speedup.kernels.for_drafts(), name=f"{speedup.kernels.name}-{bits}bits")
+        texts = partial(own_texts, target)
+        module, report = lower_bits_copy(target, bits, speedup.kernels.library, texts, self._say)
+        self._say(f"draft: {target.name} in {report}")
+        hold_packed(module, kernels)
+        return DraftModel(
+            module=module,
+            head=None,
+            embed=None,
+            vocab_ids=None,
+            num_words=target.vocab_size,
+            context_len=target.context_len,
+            name=f"{target.name} in {bits} bits",
+        )
 
     def load_model(self, name: str) -> LanguageModel:
         """Load a whole model that is to draft, in the target's number format or 8 bits.
@@ -248,9 +286,11 @@ class DraftLoader:
         speedup = speedup_of(target)
         if speedup is not None:
             kernels = speedup.kernels.for_drafts()
-            head = packed_product(draft.words.rows, kernels.pack)
-            speed_up(draft.model, kernels)
-            pack_linears(draft, kernels.pack)
+            if kernels.pack is not None:
+                head = packed_product(draft.words.rows, kernels.pack)
+            speed_up(draft.model, kernels, self._say)
+            if kernels.pack is not None:
+                pack_linears(draft, kernels.pack)
         return DraftModel(
             module=draft.model,
             head=head,

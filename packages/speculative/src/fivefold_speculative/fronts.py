@@ -12,7 +12,14 @@ from fivefold_lm.config import ModelConfig
 
 from .answer_file import AnswerFile
 from .prompt_sets import bench_prompts, output_of, prompts_of
-from .task_configs import AuditConfig, BenchConfig, ChatConfig, DemoConfig, GenerateConfig
+from .task_configs import (
+    AuditConfig,
+    BenchConfig,
+    ChatConfig,
+    DemoConfig,
+    GenerateConfig,
+    PlanConfig,
+)
 
 
 def generate(config: GenerateConfig, run: Run) -> None:
@@ -64,6 +71,14 @@ def demo(config: DemoConfig, run: Run) -> int:
     """Run `fivefold demo`; the status is 1 when the two texts differ."""
     announce(run)
     from .demo import run as begin
+
+    return begin(config, run)
+
+
+def plan(config: PlanConfig, run: Run) -> int:
+    """Run `fivefold plan`."""
+    announce(run)
+    from .planner.task import run as begin
 
     return begin(config, run)
 

@@ -61,6 +61,8 @@ class DecodeState:
     def after(self, outcome: StepOutcome) -> DecodeState:
         """Return the state after a step: its tokens committed, rows that have ended inactive."""
         accepted, history = outcome.accepted, self.history
+        # Until a row has ended nothing has to be copied to the device, which would wait for it.
+        ended = not bool(outcome.active.all())
         levels = torch.arange(accepted.tokens.shape[1], device=self.lengths.device)
         fresh = levels < outcome.count[:, None]  # [batch, level]
         # Padding goes to the buffer's last place, which no token ever takes.
@@ -73,7 +75,7 @@ class DecodeState:
             self,
             tokens=tokens,
             lengths=self.lengths + outcome.count,
-            active=outcome.active.to(self.active.device),
+            active=outcome.active.to(self.active.device) if ended else self.active,
             history=history,
             alive=outcome.alive,
         )

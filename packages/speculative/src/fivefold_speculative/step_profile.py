@@ -191,7 +191,7 @@ def _watched_engine(engine: Engine, ledger: Ledger) -> Iterator[Engine]:
 def _watched_native(module: nn.Module, ledger: Ledger) -> Iterator[None]:
     """Let a model that runs native passes run watched ones in whatever is built meanwhile."""
     speedup = speedup_of(module)
-    if speedup is None or speedup.decoder is None:
+    if speedup is None or not isinstance(speedup.decoder, NativeDecoder):
         yield
         return
     before = speedup.decoder

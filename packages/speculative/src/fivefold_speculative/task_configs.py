@@ -1,4 +1,4 @@
-"""What a user may set in generate, chat, bench, audit and demo, and the tasks themselves.
+"""What a user may set in generate, chat, bench, audit, plan and demo, and the tasks themselves.
 
 Light: importing this module loads neither torch nor transformers.
 """
@@ -195,6 +195,25 @@ class DemoConfig:
             raise UserError("the prompt is empty", setting="prompt", remedy="give it some text")
 
 
+@dataclass
+class PlanConfig:
+    """Say which method, which tree, or plain decoding, promises most on this machine."""
+
+    batch: int = 1
+    """Requests decoded together."""
+    measure: bool = False
+    """Also decode with the best offer of every method, and print what it really does."""
+    max_new_tokens: int = 96
+    """Tokens written where `measure` decodes."""
+    rule: str = "auto"
+    """Acceptance rule; `auto` takes the best one valid for the drafting method."""
+
+    def __post_init__(self) -> None:
+        _at_least(self.batch, 1, "batch", "no request to plan for")
+        _at_least(self.max_new_tokens, 2, "max_new_tokens", "too little to measure")
+        _one_of(self.rule, tuple(Rule), "rule")
+
+
 def parse_method(entry: object, setting: str = "methods") -> tuple[str, dict[str, Any]]:
     """Split a method with its settings into the two.
 
@@ -293,6 +312,7 @@ TASKS: list[Task] = [
     _task("chat", ChatConfig, "talk with the model; history and KV cache are kept", "none"),
     _task("bench", BenchConfig, "measure methods beside plain decoding", "prompt_lookup"),
     _task("audit", AuditConfig, "test that a method is lossless", "prompt_lookup"),
+    _task("plan", PlanConfig, "which method pays on this machine, or none", "auto"),
     _task("demo", DemoConfig, "plain and speculative decoding side by side", "feature_head"),
 ]
 """What `fivefold_tasks` returns for this package."""

@@ -212,6 +212,7 @@ def _name(config: ModelConfig, checkpoint: Checkpoint, kernels: Kernels | None) 
     if kernels is not None and kernels.library is not None:
         name = kernels.name
         numbers = torch.linspace(-1, 1, _PROBE * _PROBE).view(_PROBE, _PROBE)
+        assert kernels.pack is not None
         product = kernels.pack(numbers, None)
         assert isinstance(product, NativeProduct)
         digest.update(_bytes_of(product.matrix))

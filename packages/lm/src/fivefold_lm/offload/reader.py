@@ -171,6 +171,7 @@ class WeightReader:
         self.marks[name] = weight_mark(name, weight)
         if not is_linear or self._kernels is None or self._kernels.library is None:
             return weight
+        assert self._kernels.pack is not None
         product = self._kernels.pack(weight, None)
         assert isinstance(product, NativeProduct)
         return product.matrix
@@ -214,6 +215,7 @@ class WeightReader:
             return
         path = self._path_of[id(head)]
         pack = kernels.head or kernels.pack
+        assert pack is not None
         if kernels.library is None:
             self._module.set_submodule(path, PackedLinear(head, pack))
             return

@@ -92,7 +92,7 @@ class LayerStreamer:
         self.streamed = evenly(count, count - n_resident)
         self.count = count
         self._order = [layer for layer in range(count) if layer in self.streamed]
-        self._layers = layers
+        self._layers, self._device = layers, device
         self.resident = {
             layer: _room(layers.sizes[layer], device)
             for layer in range(count)
@@ -169,6 +169,12 @@ class LayerStreamer:
         if self._next != self.count:
             raise RuntimeError(f"{self._next} of {self.count} layers ran")
         self._passes += 1
+
+    def copy_of(self, layer: int) -> UInt8[Tensor, " byte"]:
+        """Return a streamed layer in memory of its own; the ring goes on meanwhile."""
+        storage = _room(self._layers.sizes[layer], self._device)
+        self._layers.load(layer, storage)
+        return storage
 
     def done(self) -> Streamed:
         """Return what was streamed so far."""

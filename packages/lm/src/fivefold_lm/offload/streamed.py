@@ -9,7 +9,7 @@ is being filled.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ class RepackedLinear(PackedLinear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = original.in_features, original.out_features
         self.weight, self.bias = original.weight, original.bias
+        assert kernels.pack is not None
         self._pack = kernels.pack
         self.drop()
 
@@ -175,6 +176,8 @@ class Offload:
         self.marks = marks
         self.about = about
         self._layers = layers
+        self._views = views
+        self._index_of = {id(part): i for i, layer in enumerate(layers) for part in layer.modules()}
         for index, storage in streamer.resident.items():
             _Binding(layers[index], views(index, storage)).bind()
         self._bindings = {
@@ -183,7 +186,7 @@ class Offload:
         }
         self._decoder: NativeDecoder | None = None
         self._prepared: dict[int, list[Any]] = {}  # by layer and buffer, as the library knows it
-        self._kept: list[LayerWeights] = []  # what the prepared ones point to
+        self._kept: list[LayerWeights[PackedMatrix]] = []  # what the prepared ones point to
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _, __, index=index: self._enter(index))
             layer.register_forward_hook(lambda _, __, ___, index=index: self._leave(index))
@@ -209,9 +212,24 @@ class Offload:
         """Let the module run in native calls, span by span, where its layers are known."""
         with self._all_bound():
             done = hold_packed(module, kernels)
-        if done.decoder is not None:
+        if isinstance(done.decoder, NativeDecoder):
             self._run_spans_of(done.decoder)
         return done
+
+    @contextmanager
+    def weights_of(self, part: nn.Module) -> Iterator[None]:
+        """Give the layer that a module belongs to its weights meanwhile, outside of any pass."""
+        index = self._index_of.get(id(part))
+        if index is None or index not in self._bindings:
+            yield
+            return
+        storage = self.streamer.copy_of(index)
+        binding = _Binding(self._layers[index], self._views(index, storage))
+        binding.bind()
+        try:
+            yield
+        finally:
+            binding.unbind()
 
     def environment(self) -> dict[str, object]:
         """Return what a result's environment says of it."""
@@ -298,6 +316,14 @@ class Offload:
         finally:
             for bindings in self._bindings.values():
                 bindings[0].unbind()
+
+
+@contextmanager
+def weights_here(module: nn.Module, part: nn.Module) -> Iterator[None]:
+    """Let the weights of one part of a model be there meanwhile, streamed or not."""
+    offload = offload_of(module)
+    with nullcontext() if offload is None else offload.weights_of(part):
+        yield
 
 
 def offload_of(module: nn.Module) -> Offload | None:

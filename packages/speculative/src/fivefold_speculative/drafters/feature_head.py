@@ -7,12 +7,16 @@ from fivefold_lm import Capability, Sampler
 from torch import Tensor
 
 from .._words import Proposal
+from ..candidates import AcceptanceSource, Candidate, Profile, step_seconds
 from ..config import FeatureHeadConfig
 from ..draft_model import DraftKind, DraftModel
 from ..outcome import StepOutcome
 from ..session import Session, along, padded
 from ..topology import TreeTopology
+from .chain import chain_proposal, chains
 from .model_tree import Level, ModelTreeDrafter, check_widths, draft_sampler
+
+SHIPPED_TREES = ("feature_head_8", "feature_head_32")
 
 
 class FeatureHeadDrafter(ModelTreeDrafter):
@@ -80,6 +84,29 @@ class FeatureHeadDrafter(ModelTreeDrafter):
         return torch.zeros(session.batch, longest, size, device=model.device, dtype=model.dtype)
 
 
+def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
+    """Offer chains of some lengths, and the shipped trees where children are the best words."""
+    kind = DraftKind.FEATURE_HEAD
+    vector = acceptance("shipped", kind, chain_proposal(profile))
+    if vector is None:
+        return []
+    found = [
+        Candidate({"widths": [1] * length}, tokens, seconds, length + 1)
+        for length, tokens, seconds in chains(profile, vector, kind)
+    ]
+    proposal = Proposal.POINT_MASS if profile.greedy else Proposal.WITHOUT_REPLACEMENT
+    wide = acceptance("shipped", kind, proposal)
+    for name in SHIPPED_TREES:
+        tree = TreeTopology.find(name)
+        if wide is not None and tree.num_nodes <= profile.max_nodes:
+            tokens, seconds = (
+                wide.expected_tokens(tree),
+                step_seconds(profile, tree, "shipped", kind),
+            )
+            found.append(Candidate({"topology": name}, tokens, seconds, tree.num_nodes))
+    return found
+
+
 def build(config: FeatureHeadConfig, session: Session) -> FeatureHeadDrafter:
     """Build `drafting=feature_head`.
 
@@ -89,7 +116,7 @@ def build(config: FeatureHeadConfig, session: Session) -> FeatureHeadDrafter:
     topology = config.shape()
     session.require(topology, "drafting")
     session.model.require(Capability.HIDDEN_STATES)
-    draft = session.load_draft(config.draft, DraftKind.FEATURE_HEAD)
+    draft = session.load_draft(config.source, DraftKind.FEATURE_HEAD)
     check_widths(topology, draft)
     proposal = config.chosen_proposal(session.sampler.greedy)
     return FeatureHeadDrafter(draft, topology, proposal, draft_sampler(config, session, draft))

@@ -212,16 +212,29 @@ def build(config: ChainConfig | ExpansionConfig, session: Session) -> ModelTreeD
     """
     topology = config.shape()
     session.require(topology, "drafting")
-    draft = session.load_draft(config.draft, DraftKind.INDEPENDENT)
+    draft = session.load_draft(config.source, DraftKind.INDEPENDENT)
     proposal = config.chosen_proposal(session.sampler.greedy)
     check_widths(topology, draft)
     return ModelTreeDrafter(draft, topology, proposal, draft_sampler(config, session, draft))
 
 
 def draft_sampler(config: DraftModelConfig, session: Session, draft: DraftModel) -> Sampler:
-    """Return what makes the draft law: the user's cuts at the draft's temperature, no penalties."""
-    sampling = session.sampler.draft_config
-    settings = replace(sampling, temperature=config.temperature or sampling.temperature or 1.0)
+    """Return what makes the draft law of a session with these settings."""
+    return draft_law_sampler(session.sampler, draft, config.temperature)
+
+
+def draft_law_sampler(
+    sampler: Sampler, draft: DraftModel, temperature: float | None = None
+) -> Sampler:
+    """Return what makes a draft law: the user's cuts at the draft's temperature, no penalties.
+
+    Args:
+        sampler: the target's.
+        draft: says how many words there are.
+        temperature: of the draft law; `None`: the sampler's own (1 if that is greedy).
+    """
+    sampling = sampler.draft_config
+    settings = replace(sampling, temperature=temperature or sampling.temperature or 1.0)
     return Sampler(settings, vocab_size=draft.num_words)
 
 

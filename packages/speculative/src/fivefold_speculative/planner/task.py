@@ -1,0 +1,92 @@
+"""`fivefold plan`: which method, which tree, or plain decoding, on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from fivefold import Run, UserError
+
+from .._words import Rule
+from ..choosing import choose
+from ..config import AutoConfig
+from ..engine import Engine, memory_errors
+from ..prompt_sets import chat_prompts, spread
+from ..record import Request
+from ..task_configs import PlanConfig
+from .plans import PLAIN, Offer, Plan, make_plan, write
+
+
+def run(config: PlanConfig, run: Run) -> int:
+    """Run `fivefold plan`."""
+    settings = run.settings("drafting")
+    if not isinstance(settings, AutoConfig):
+        raise UserError(
+            "a plan compares all methods",
+            setting="drafting",
+            value=run.method("drafting").name,
+            remedy="leave it out, and name the methods by drafting.methods=[...]",
+        )
+    engine = Engine.of(run, Rule.AUTO)
+    requests = [
+        Request(engine.model.encode(prompt.content), config.max_new_tokens, key=key)
+        for key, prompt in enumerate(spread(chat_prompts("open"), config.batch))
+    ]
+    with memory_errors():
+        plan, path = make_plan(engine.session(requests), settings.methods, settings.margin)
+        if config.measure:
+            plan = measured(plan, engine, requests, run)
+            write(path, plan)
+    for place, offer in enumerate(plan.offers):
+        run.row(**_row(plan, offer, place == plan.chosen))
+    shown = [row for row in run.result.rows if row["shown"]]
+    columns = [column for column in shown[0] if column != "shown"]
+    title = f"{engine.model.name}, batch {config.batch}, temperature {engine.sampling.temperature}"
+    run.table(title, shown, columns)
+    run.figure("predicted_ratio_to_plain", plan.ratio(plan.best))
+    run.print(f"drafting=auto takes {plan.best.label}")
+    return 0
+
+
+def measured(plan: Plan, engine: Engine, requests: list[Request], run: Run) -> Plan:
+    """Decode with plain decoding and with the best offer of every method."""
+    for place in _best_places(plan):
+        offer = plan.offers[place]
+        one = engine.plain()
+        if offer.method != PLAIN:
+            build = choose("drafting", offer.method, offer.settings).build
+            one = replace(engine, drafting=build)
+        for _ in range(2):  # the first time drafts are loaded and memory is taken
+            batch = one.batch(requests, text=False)
+            steps = batch.steps()
+            next(steps)  # prompts are read before the clock starts
+            begin = time.perf_counter()
+            tokens = sum(len(row) for outcome in steps for row in outcome.new_tokens)
+            seconds = time.perf_counter() - begin
+        plan = plan.after(place, tokens / seconds)
+        run.note(f"{offer.label}: {tokens / seconds:.1f} tokens/s")
+    return plan
+
+
+def _best_places(plan: Plan) -> list[int]:
+    best: dict[str, int] = {}
+    for place, offer in enumerate(plan.offers):
+        if offer.method not in best or offer.rate > plan.offers[best[offer.method]].rate:
+            best[offer.method] = place
+    return list(best.values())
+
+
+def _row(plan: Plan, offer: Offer, is_chosen: bool) -> dict[str, object]:
+    rows = plan.offers.index(offer) in _best_places(plan)
+    return {
+        "chosen": "*" if is_chosen else "",
+        "method": offer.method,
+        "settings": ", ".join(f"{key}={value}" for key, value in offer.settings.items()),
+        "nodes": offer.nodes,
+        "tokens a step": round(offer.expected_tokens, 2),
+        "ms a step": round(offer.seconds * 1e3, 1),
+        "predicted tokens/s a row": round(offer.rate, 1),
+        "ratio to plain": round(plan.ratio(offer), 2),
+        "measured tokens/s": round(offer.measured, 1) if offer.measured else "",
+        "shown": rows,
+    }
