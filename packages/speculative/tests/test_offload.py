@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import pytest
+from fivefold import UserError
 from fivefold.testing import compose
 from fivefold_lm import offload_of
 from fivefold_lm.config import ModelConfig
@@ -52,6 +53,13 @@ def test_figures_and_environment_say_what_was_streamed(folders):
     )
     assert streamed.environment["offload"] == "disk"
     assert "offload" not in resident.environment
+
+
+def test_a_profile_of_a_streamed_target_is_refused(folders):
+    overrides = [f"model={folders / 'target'}", "methods=[prompt_lookup]", "profile=true"]
+    run = compose("bench", [*overrides, *STREAMED])
+    with pytest.raises(UserError, match=r"the target's are streamed.*set model\.offload=none"):
+        task.bench(run.config, run)
 
 
 def test_a_draft_of_a_streamed_target_stays(folders, monkeypatch):
