@@ -1,5 +1,7 @@
 """A decoder pass in one call equals its reference, and each node's result is its own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fivefold_kernels import (
@@ -167,3 +169,38 @@ def test_what_the_pass_would_misread_is_refused(library):
     text.keys, text.values = text.keys[:1], text.values[:1]
     with pytest.raises(UnsupportedError, match="this decoder takes"):
         text(embedded(1, 2), chain(2))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_pass_in_spans_with_layers_exchanged_in_between_is_the_same_bitwise(library, threads):
+    weights = decoder(library, bias=True)
+    whole = DecoderPass(weights, library)
+    text = Text(whole, batch=2)
+    inputs, visible = embedded(2, 7), tree([-1, 0, 0, 1, 2, 2, 5], 2)
+    wanted = text(inputs, visible, threads=threads)
+    first_only = replace(weights, layers=weights.layers[:1] * LAYERS)  # the others come later
+    run = DecoderPass(first_only, library)
+    prepared = [run.prepared(layer) for layer in weights.layers]
+
+    def spans():
+        for layer in range(LAYERS):
+            run.exchange(layer, prepared[layer])
+            yield layer, layer + 1
+            run.exchange(layer, prepared[0])  # its memory may hold anything from here on
+
+    again = Text(run, batch=2)
+    for _ in range(2):
+        got = again(inputs, visible, threads=threads, spans=spans())
+        assert torch.equal(got.hidden, wanted.hidden)
+        assert torch.equal(got.logits, wanted.logits)
+    assert torch.equal(again.keys, text.keys)
+    assert torch.equal(again.values, text.values)
+
+
+@pytest.mark.parametrize("spans", [[(0, 1)], [(1, LAYERS)], [(0, 1), (0, LAYERS)], []])
+def test_layers_left_out_or_run_twice_are_found_out(library, spans):
+    run = DecoderPass(decoder(library), library)
+    if LAYERS == 1 and spans == [(0, 1)]:
+        pytest.skip("that is all of them")
+    with pytest.raises(AssertionError, match="layers"):
+        Text(run)(embedded(1, 2), chain(2), spans=iter(spans))

@@ -44,6 +44,11 @@ def gguf_path(tied_model, tmp_path_factory):
     return write_gguf(tied_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
+@pytest.fixture(scope="session", name="write_gguf")
+def _write_gguf():
+    return write_gguf
+
+
 def write_gguf(tied_model, path, kind=None, architecture="llama"):
     """The same weights as llama.cpp writes them: rows of q and k in its order of rotary pairs.
 

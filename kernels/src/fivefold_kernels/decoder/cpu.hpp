@@ -53,6 +53,9 @@ struct Call {
   float* hidden;                  // [batch, nodes, hidden] after the final norm
   float* logits;                  // [batch, nodes, vocab] or null
   double* seconds;                // [STAGES] or null: where the time goes
+  // Layers [first, last) are run; a pass may come in several calls, one after the other, between which
+  // the rows stay in the scratch memory. What follows the layers comes with the last of them.
+  int64_t first, last;
 };
 
 enum Stage { NORM, PROJECT, ROTATE, ATTEND, MERGE, OUTPUT, GATE, DOWN, HEAD, STAGES };
@@ -99,9 +102,9 @@ class Pass {
     const tiles::Use use;
     Clock clock(t == 0 ? c->seconds : nullptr);
     const Span mine(rows, t, team.size());
-    for (int64_t r = mine.begin; r < mine.end; ++r)
+    for (int64_t r = mine.begin; c->first == 0 && r < mine.end; ++r)
       std::memcpy(x + r * m->hidden, c->input + r * m->hidden, sizeof(float) * m->hidden);
-    for (int64_t i = 0; i < m->layers; ++i) {
+    for (int64_t i = c->first; i < c->last; ++i) {
       const Layer& layer = m->layer[i];
       norm_rows(mine, layer.input_norm, *layer.query);
       clock.end(team, NORM);
@@ -124,6 +127,7 @@ class Pass {
       project(team, t, {{layer.down, x, true}}, of_ffn.rows(*layer.down, act));
       clock.end(team, DOWN);
     }
+    if (c->last < m->layers) return;
     for (int64_t r = mine.begin; r < mine.end; ++r)
       rms_norm(x + r * m->hidden, m->final_norm, m->hidden, m->eps, c->hidden + r * m->hidden);
     if (c->logits == nullptr || m->head == nullptr) return;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ class DecoderPass:
         self.weights = weights
         self.library = library
         self._kept: list[ctypes.Structure] = []
-        layers = (abi.Layer * len(weights.layers))(*map(self._layer, weights.layers))
+        self._layers = (abi.Layer * len(weights.layers))(*map(self.prepared, weights.layers))
         self._model = abi.Decoder(
             len(weights.layers),
             weights.hidden,
@@ -72,7 +73,7 @@ class DecoderPass:
             weights.ffn,
             weights.eps,
             weights.scale,
-            layers,
+            self._layers,
             weights.final_norm.data_ptr(),
             None if weights.head is None else self._matrix(weights.head),
         )
@@ -94,6 +95,7 @@ class DecoderPass:
         want_logits: bool = True,
         threads: int | None = None,
         seconds: list[float] | None = None,
+        spans: Iterable[tuple[int, int]] | None = None,
     ) -> Scores:
         """Run all layers over the nodes and write their keys and values (see the reference).
 
@@ -109,6 +111,8 @@ class DecoderPass:
             want_logits: run the output layer, if there is one.
             threads: None takes torch's number.
             seconds: a list to which the time of each of `STAGES` is added.
+            spans: layers [first, last) that are run at once, in their order; each is run before the
+                next is asked for, so that layers may be exchanged in between. None: all at once.
 
         Raises:
             UnsupportedError: a tensor of another shape, dtype or layout.
@@ -128,19 +132,46 @@ class DecoderPass:
             given.data_ptr(), cos.data_ptr(), sin.data_ptr(), counts.data_ptr(), seen.data_ptr(),
             keys.data_ptr(), values.data_ptr(), *values.stride()[:3], keys.dtype is torch.bfloat16,
             hidden.data_ptr(), None if logits is None else logits.data_ptr(),
-            None if seconds is None else ctypes.addressof(spent),
+            None if seconds is None else ctypes.addressof(spent), 0, 0,
         )  # fmt: skip
-        status = self.library.ff_pass_run(
-            self._pass,
-            ctypes.byref(self._model),
-            ctypes.byref(call),
-            threads or num_threads(),
-        )
-        if status:
-            raise MemoryError("no memory for a decoder pass")
+        count = threads or num_threads()
+        for first, last in spans or ((0, len(self.weights.layers)),):
+            assert first == call.last, "layers are run in their order, none left out"
+            call.first, call.last = first, last
+            if self._run(call, count):
+                raise MemoryError("no memory for a decoder pass")
+        assert call.last == len(self.weights.layers), f"{call.last} layers ran"
         if seconds is not None:
             seconds[:] = [old + new for old, new in zip(seconds, spent, strict=True)]
         return Scores(hidden, logits)
+
+    def prepared(self, layer: LayerWeights[PackedMatrix]) -> abi.Layer:
+        """Return what the library knows a layer by; valid as long as its tensors and this pass."""
+
+        def pointer(norm: Tensor | None) -> int | None:
+            return None if norm is None else norm.data_ptr()
+
+        return abi.Layer(
+            layer.input_norm.data_ptr(),
+            layer.post_norm.data_ptr(),
+            pointer(layer.query_norm),
+            pointer(layer.key_norm),
+            *map(self._matrix, layer.matrices),
+        )
+
+    def exchange(self, index: int, layer: abi.Layer) -> None:
+        """Let a layer compute with other weights of the same shapes from now on.
+
+        Args:
+            index: the layer's.
+            layer: made by `prepared`.
+        """
+        self._layers[index] = layer
+
+    def _run(self, call: abi.Call, threads: int) -> int:
+        model, given = ctypes.byref(self._model), ctypes.byref(call)
+        status: int = self.library.ff_pass_run(self._pass, model, given, threads)
+        return status
 
     def _check(
         self,
@@ -169,18 +200,6 @@ class DecoderPass:
         slots = int(lengths.max()) + visible.shape[2]
         if slots > shape[3] or int(lengths.min()) < 0 or lengths.shape != (batch,):
             raise UnsupportedError(f"{slots} slots are used of a cache that has {shape[3]}")
-
-    def _layer(self, layer: LayerWeights[PackedMatrix]) -> abi.Layer:
-        def pointer(norm: Tensor | None) -> int | None:
-            return None if norm is None else norm.data_ptr()
-
-        return abi.Layer(
-            layer.input_norm.data_ptr(),
-            layer.post_norm.data_ptr(),
-            pointer(layer.query_norm),
-            pointer(layer.key_norm),
-            *map(self._matrix, layer.matrices),
-        )
 
     def _matrix(self, matrix: PackedMatrix) -> ctypes._Pointer[abi.Matrix]:
         struct = matrix.struct()

@@ -95,6 +95,8 @@ class Call(ctypes.Structure):
         ("hidden", c_void_p),
         ("logits", c_void_p),
         ("seconds", c_void_p),
+        ("first", c_int64),
+        ("last", c_int64),
     ]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .history import History
     from .models import LanguageModel, load_model
     from .noise import Purpose, RandomStream
+    from .offload.streamed import Offload, offload_of
     from .runtime import apply_runtime
     from .sampling import Sampler
     from .text import TextStream
@@ -32,6 +33,7 @@ _HOMES = {
     "history": ("History",),
     "models": ("LanguageModel", "load_model"),
     "noise": ("Purpose", "RandomStream"),
+    "offload.streamed": ("Offload", "offload_of"),
     "runtime": ("apply_runtime",),
     "sampling": ("Sampler",),
     "text": ("TextStream",),
@@ -51,6 +53,7 @@ __all__ = [
     "KVCache",
     "LanguageModel",
     "ModelConfig",
+    "Offload",
     "Purpose",
     "RandomStream",
     "Rows",
@@ -62,6 +65,7 @@ __all__ = [
     "TreeForward",
     "apply_runtime",
     "load_model",
+    "offload_of",
     "self_test",
 ]
 

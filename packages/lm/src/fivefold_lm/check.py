@@ -22,6 +22,7 @@ from .forward import TreeForward
 from .kernels import is_rounded, speedup_of
 from .layout import decoder_config
 from .models import LanguageModel
+from .offload.streamed import offload_of
 from .packed import stock_products
 
 PARENTS = (-1, 0, 0, 1, 1, 2, 3, 5)  # a tree with two deep branches
@@ -216,7 +217,8 @@ def _note(model: LanguageModel, attention: AttentionMethod) -> Path | None:
     kernels = "torch" if speedup is None else speedup.kernels.name
     settings = repr(getattr(attention, "__dict__", None)).encode()
     method = f"{attention.name}-{hashlib.sha256(settings).hexdigest()[:8]}"
-    name = f"{model.fingerprint}-{model.device.type}-{kernels}-{method}-{versions}.json"
+    where = "" if offload_of(model.module) is None else "-streamed"
+    name = f"{model.fingerprint}-{model.device.type}{where}-{kernels}-{method}-{versions}.json"
     try:
         return cache_folder() / "self-test" / name.replace("/", "_")
     except UserError:

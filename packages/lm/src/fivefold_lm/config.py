@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fivefold import UserError, nearest
 from fivefold_kernels.native.machine import INSTRUCTION_SETS
 
+from .offload.sizes import parse_size
+
 KERNELS = (
     "auto",
     "onednn",
@@ -17,6 +19,7 @@ KERNELS = (
 EMULATED = tuple(each.name for each in INSTRUCTION_SETS if each.is_emulated)
 """Kernels that are taken where they are named, and proposed to nobody."""
 WEIGHTS = ("float", "int8", "int4", "file")
+OFFLOADS = ("none", "host", "disk")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = re.compile(r"(auto|cpu|(cuda|xpu)(:\d+)?)")
 
@@ -60,11 +63,23 @@ class ModelConfig:
     are, never made floats of. Rounded weights are a model of their own: the text is exactly that
     model's."""
 
+    offload: str = "none"
+    """Where layers that do not fit wait for their turn: none (all are on the device), disk (they
+    stream into a CPU's memory), or host (from there to an accelerator). The text is the same, bit
+    for bit."""
+
+    memory: str = ""
+    """What weights may take on the device with `offload`, such as 200MiB or 2GiB: as many layers
+    stay as fit; empty: as much as is free."""
+
+    disk_rate: float = 0.0
+    """Hold reads from disk to so many MB/s, to try out a slower disk; 0 reads as fast as it can."""
+
     def __post_init__(self) -> None:
         """Refuse what no model could satisfy.
 
         Raises:
-            UserError: an empty name, or an unknown dtype or device.
+            UserError: an empty name, an unknown word, or a budget that is none.
         """
         if not self.name.strip():
             raise UserError(
@@ -80,7 +95,8 @@ class ModelConfig:
                 value=self.dtype,
                 remedy=nearest(self.dtype, DTYPES),
             )
-        for field, known in (("kernels", KERNELS), ("weights", WEIGHTS)):
+        words = (("kernels", KERNELS), ("weights", WEIGHTS), ("offload", OFFLOADS))
+        for field, known in words:
             value = getattr(self, field)
             if value not in known and not (field == "kernels" and value in EMULATED):
                 raise UserError(
@@ -95,6 +111,28 @@ class ModelConfig:
                 setting="model.device",
                 value=self.device,
                 remedy="give cpu, cuda, cuda:1, xpu or auto",
+            )
+        self._check_offload()
+
+    def _check_offload(self) -> None:
+        """Refuse a budget or a rate that means nothing."""
+        problem, field, remedy = "", "memory", "give a size such as 200MiB, or leave it out"
+        if self.memory and self.offload == "none":
+            problem = "a budget for weights, and no layers are streamed"
+            remedy = "set model.offload=disk or host, or leave it out"
+        elif self.memory:
+            try:
+                parse_size(self.memory)
+            except ValueError as error:
+                problem = str(error)
+        if not 0 <= self.disk_rate < math.inf:
+            problem, field, remedy = "no rate", "disk_rate", "give MB/s, or 0 for the disk's own"
+        elif self.disk_rate and self.offload != "disk":
+            problem, field = "no layers are read from disk", "disk_rate"
+            remedy = "set model.offload=disk, or leave it out"
+        if problem:
+            raise UserError(
+                problem, setting=f"model.{field}", value=getattr(self, field), remedy=remedy
             )
 
 

@@ -16,6 +16,7 @@ from .attention import AttentionMethod, FullAttention, Pass
 from .cache import KVCache
 from .kernels import speedup_of
 from .layout import Layout
+from .offload.streamed import offload_of
 
 
 class Rows(NamedTuple):
@@ -52,7 +53,16 @@ class TreeForward:
         self._embed: nn.Module = module.get_input_embeddings()
         speedup = speedup_of(module)
         self.native = None if speedup is None else speedup.decoder
+        self._offload = offload_of(module)
         self._takes_pass = all(_takes_any(part.forward) for part in (module, self.decoder))
+
+    def prefetch(self) -> None:
+        """Begin to load the first layers of the next pass, where layers are streamed at all.
+
+        Nothing waits. After a pass this has begun by itself; before the first it has not.
+        """
+        if self._offload is not None:
+            self._offload.prefetch()
 
     @torch.no_grad()
     def __call__(

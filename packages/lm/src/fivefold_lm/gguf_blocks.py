@@ -17,7 +17,7 @@ from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from .gguf_file import file_key, require_gguf, unreadable
@@ -125,7 +125,6 @@ def load_blocks(folder: Path, dtype: torch.dtype, library: ctypes.CDLL) -> PreTr
     auto: Any = AutoModelForCausalLM
     with torch.device("meta"):
         module: PreTrainedModel = auto.from_config(config, dtype=dtype)
-    floats = Format.F32 if dtype == torch.float32 else Format.BF16
     with safe_open(folder / FILE, framework="pt") as file:
         kinds = file.metadata()
         for name in file.keys():  # noqa: SIM118  (no mapping)
@@ -136,11 +135,7 @@ def load_blocks(folder: Path, dtype: torch.dtype, library: ctypes.CDLL) -> PreTr
             if data.ndim == 1:
                 module.get_submodule(path).weight = nn.Parameter(data.to(dtype), False)
                 continue
-            matrix = (
-                PackedMatrix.pack(data, floats, library)
-                if kind == "float"
-                else PackedMatrix.of_blocks(data, kind, library)
-            )
+            matrix = matrix_of(data, kind, dtype, library)
             if f"{path}.bias" in kinds:
                 matrix = matrix.with_bias(file.get_tensor(f"{path}.bias"))
             is_embedding = isinstance(module.get_submodule(path), nn.Embedding)
@@ -152,6 +147,13 @@ def load_blocks(folder: Path, dtype: torch.dtype, library: ctypes.CDLL) -> PreTr
     base.rotary_emb = type(base.rotary_emb)(config=config)  # its frequencies were never computed
     module.train(False)
     return module.requires_grad_(False)
+
+
+def matrix_of(data: Tensor, kind: str, dtype: torch.dtype, library: ctypes.CDLL) -> PackedMatrix:
+    """Pack a tensor of the blocks' file: blocks as they are, floats in the model's format."""
+    if kind != "float":
+        return PackedMatrix.of_blocks(data, kind, library)
+    return PackedMatrix.pack(data, Format.F32 if dtype == torch.float32 else Format.BF16, library)
 
 
 def _require_known(architecture: str, path: Path) -> None:

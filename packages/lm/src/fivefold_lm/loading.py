@@ -10,7 +10,7 @@ import torch
 from fivefold import UserError, nearest
 from fivefold.errors import near
 from huggingface_hub import errors as hub
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.utils._validators import validate_repo_id
 from safetensors import SafetensorError
 from transformers import (
@@ -35,11 +35,14 @@ from .kernels import (
     speed_up,
 )
 from .models import LanguageModel
+from .offload.loading import load_streamed, require_device
 from .quiet import without_bars, without_hub_warnings
 from .smollm2 import smollm2_blocks, smollm2_folder
 
 HIDDEN = (".", "_")
 WEIGHTS = (".safetensors", ".bin", ".gguf")
+FETCHED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+"""Files of a hub model whose layers are streamed."""
 DEFAULT = "smollm2"
 
 
@@ -51,8 +54,12 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
     """Load the model that the settings name (see `load_model`)."""
     device = find_device(config)
     template = read_template(config.chat_template) if config.chat_template else ""
+    if config.offload != "none":
+        require_device(config, device)
     if config.weights == "file":
         return _load_blocks(config, device, template, say)
+    if config.offload != "none":
+        return _load_streamed(config, device, template, say)
     where, is_ours = locate(config, say)
     options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     try:
@@ -116,14 +123,64 @@ def _load_blocks(
         raise _only_on_cpu(config)
     folder = smollm2_blocks(say) if config.name == DEFAULT else blocks_folder(path, say)
     try:
-        module = load_blocks(folder, dtype, kernels.library)
-        hold_packed(module, kernels)
+        if config.offload == "none":
+            module = load_blocks(folder, dtype, kernels.library)
+            hold_packed(module, kernels)
+        else:
+            module = load_streamed(config, folder, device, kernels, say)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except UserError:
+        raise
     except Exception as error:  # as in `load`
         raise explain(error, config, str(folder)) from error
     if template:
         tokenizer.chat_template = template
     return LanguageModel.wrap(module, tokenizer, config.name)
+
+
+def _load_streamed(
+    config: ModelConfig, device: torch.device, template: str, say: Callable[[str], None]
+) -> LanguageModel:
+    """Load a model of float weights that need not all fit.
+
+    Raises:
+        UserError: as in `load`, or its layers cannot be streamed.
+    """
+    where, is_ours = locate(config, say)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    try:
+        with without_bars(), without_hub_warnings():
+            folder = Path(where) if Path(where).is_dir() else _fetched(config)
+            _require_causal(AutoConfig.from_pretrained(folder), config)
+            kind = PreTrainedTokenizerFast if is_ours else AutoTokenizer
+            tokenizer = kind.from_pretrained(folder)
+            kernels = None
+            if device.type == "cpu":
+                kernels = choose_kernels(config.kernels, config.weights, dtype, say)
+            elif config.weights != "float":
+                raise _only_on_cpu(config)
+            elif config.kernels not in ("auto", "torch"):
+                raise UserError(
+                    "streamed layers run as torch's own modules on an accelerator",
+                    setting="model.kernels",
+                    value=config.kernels,
+                    remedy="set model.kernels=auto, or model.offload=none",
+                )
+            module = load_streamed(config, folder, device, kernels, say)
+    except UserError:
+        raise
+    except Exception as error:  # as in `load`
+        raise explain(error, config, where) from error
+    if template:
+        tokenizer.chat_template = template
+    return LanguageModel.wrap(module, tokenizer, config.name)
+
+
+def _fetched(config: ModelConfig) -> Path:
+    """Return the folder of a hub model's files, fetched if need be."""
+    options = _hub_options(config)
+    found: str = snapshot_download(config.name, allow_patterns=FETCHED, **options)
+    return Path(found)
 
 
 def _only_on_cpu(config: ModelConfig) -> UserError:

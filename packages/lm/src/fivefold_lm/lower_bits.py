@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .models import LanguageModel
+from .offload.streamed import weights_here
 from .packed import BlockLinear
 from .store import made_once
 
@@ -263,8 +264,9 @@ def _layers(
                 for text in texts:
                     ids = torch.tensor([text], device=module.device)
                     module(input_ids=ids, use_cache=False)
-        for name in names:
-            yield name, linears[name], moments.get(name)
+        with weights_here(module, linears[names[0]]):  # its layer may be streamed
+            for name in names:
+                yield name, linears[name], moments.get(name)
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ._words import Capability
 from .config import ModelConfig
 from .layout import decoder_config, why_no_tree
+from .marks import matrix_mark, weight_mark
+from .offload.streamed import offload_of
 from .packed import BlockEmbedding, BlockLinear
 from .text import decoded
 
 CHAT = ("auto", "always", "never")
 PASSING = ("transformers_version", "_name_or_path", "architectures", "dtype")  # not the model's
-SAMPLED_NUMBERS = 64  # of each weight, that the fingerprint looks at
 
 
 @dataclass
@@ -160,22 +161,27 @@ def context_len(module: PreTrainedModel) -> int:
 
 
 def fingerprint(module: PreTrainedModel) -> str:
-    """Hash the config and some numbers of every weight."""
+    """Hash the config and some numbers of every weight; streamed or not, it is the same model."""
+    offload = offload_of(module)
+    if offload is not None:
+        return hash_of(module, offload.marks)
+    weights = [weight_mark(name, weight) for name, weight in module.named_parameters()]
+    blocks = [
+        matrix_mark(name, part.matrix)
+        for name, part in module.named_modules()
+        if isinstance(part, BlockLinear | BlockEmbedding)
+    ]
+    return hash_of(module, weights + blocks)
+
+
+def hash_of(module: PreTrainedModel, marks: Sequence[bytes]) -> str:
+    """Hash a model's config and the marks of its weights."""
     settings = decoder_config(module).to_dict()
     for passing in PASSING:
         settings.pop(passing, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, weight in module.named_parameters():
-        flat = weight.detach().reshape(-1)
-        some = flat[:: max(1, flat.numel() // SAMPLED_NUMBERS)].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(some.numpy().tobytes())
-    for name, part in module.named_modules():
-        if isinstance(part, BlockLinear | BlockEmbedding):
-            matrix = part.matrix
-            ends = torch.tensor([0, matrix.out_features // 2, matrix.out_features - 1])
-            digest.update(f"{name} {matrix.out_features} {matrix.format}".encode())
-            digest.update(matrix.rows(ends).numpy().tobytes())
+    for mark in marks:
+        digest.update(mark)
     return digest.hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class NativeDecoder:
         """
         self.weights = weights_of(module, _matrix)
         self.run = DecoderPass(self.weights, library)
+        self.spans: Callable[[], Iterable[tuple[int, int]]] | None = None
+        """Says which layers of a pass are run at once, where not all are there at once."""
         self.cache_dtype = module.dtype
         self._rotary: nn.Module = module.base_model.rotary_emb  # type: ignore[assignment]
         self._cosine = self._sine = torch.empty(0, self.weights.dim // 2)
@@ -70,6 +72,7 @@ class NativeDecoder:
             values,
             want_logits=want_logits,
             seconds=seconds,
+            spans=None if self.spans is None else self.spans(),
         )
 
     def _extend(self, last: int) -> None:
@@ -121,6 +124,11 @@ def weights_of(module: PreTrainedModel, matrix: Callable[[Any], M]) -> DecoderWe
         eps=float(config.rms_norm_eps),
         scale=float(decoder.layers[0].self_attn.scaling),
     )
+
+
+def layer_weights(layer: Any) -> LayerWeights[PackedMatrix]:
+    """Collect the packed weights of one layer."""
+    return _layer(layer, _matrix)
 
 
 def _layer(layer: Any, matrix: Callable[[Any], M]) -> LayerWeights[M]:

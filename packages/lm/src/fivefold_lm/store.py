@@ -12,7 +12,7 @@ from fivefold.cache import cache_folder
 from safetensors import SafetensorError
 
 
-def made_once(name: str, make: Callable[[Path], None]) -> Path:
+def made_once(name: str, make: Callable[[Path], None], entry: str = "models") -> Path:
     """Return the folder `models/NAME` of the cache, made now if it is not there.
 
     It is made under a temporary name and renamed when it is complete; a second process waits, and
@@ -21,11 +21,12 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
     Args:
         name: the folder's name.
         make: fills an empty folder.
+        entry: of the cache, in place of `models`.
 
     Raises:
         UserError: the cache cannot be written, or the disk is full.
     """
-    folder = cache_folder() / "models" / name
+    folder = cache_folder() / entry / name
     if folder.is_dir():
         return folder
     try:

@@ -20,7 +20,13 @@ from .prompt_sets import Prompt
 from .record import Record, Request
 from .repetition import repeated_4grams
 from .session import Session
-from .step_profile import Ceilings, decode_profiled, refuse_accelerators, show_profile
+from .step_profile import (
+    Ceilings,
+    decode_profiled,
+    refuse_accelerators,
+    refuse_streaming,
+    show_profile,
+)
 from .task_configs import BenchConfig, choose_methods
 
 PLAIN = "none"
@@ -110,6 +116,7 @@ def compare(prompts: Sequence[Prompt], config: BenchConfig, run: Run) -> None:
     base = Engine.of(run, config.rule)
     if config.profile:
         refuse_accelerators(base.model.device)
+        refuse_streaming(base.model)
     requests = _requests(base, prompts, config)
     contenders = contenders_of(base, config, run)
     size = config.batch_size
@@ -135,6 +142,7 @@ def report(
     run: Run,
 ) -> None:
     """Print the table, and write figures, single measurements and plots."""
+    base.report_streaming(run)
     rows = [row_of(contender, contenders[0], config) for contender in contenders]
     for row, contender in zip(rows, contenders, strict=True):
         run.row(**row)

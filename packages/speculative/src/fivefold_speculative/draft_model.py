@@ -225,6 +225,9 @@ class DraftLoader:
             device=str(self._target.device),
             dtype=str(self._target.dtype).removeprefix("torch."),
             weights=self._weights(),
+            offload="none",  # a draft stays, whatever streams the target
+            memory="",
+            disk_rate=0.0,
         )
         try:
             return load_model(config, self._say)

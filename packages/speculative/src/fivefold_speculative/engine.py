@@ -15,6 +15,7 @@ from fivefold_lm import (
     Sampler,
     apply_runtime,
     load_model,
+    offload_of,
     self_test,
 )
 from fivefold_lm.config import CacheConfig, ModelConfig, RuntimeConfig, SamplingConfig
@@ -90,6 +91,9 @@ class Engine:
         config = run.node("model", ModelConfig)
         with memory_errors():
             model = load_model(config, run.note)
+        offload = offload_of(model.module)
+        if offload is not None:
+            run.environment(**offload.environment())
         for hook in ("drafting", "attention", "correction"):
             require(model, run.method(hook))
         attention: AttentionMethod = run.build("attention")
@@ -120,6 +124,13 @@ class Engine:
             correction=no_correction,
             rule=Rule.AUTO,
         )
+
+    def report_streaming(self, run: Run) -> None:
+        """Record what streaming the target's layers took since it was loaded, if they stream."""
+        offload = offload_of(self.model.module)
+        if offload is not None:
+            for name, value in offload.figures().items():
+                run.figure(name, value)
 
     def check(self, request: Request) -> None:
         """Refuse a request that no session would take.

@@ -160,6 +160,7 @@ def write(
     finally:
         shown.close()
         _report(finished, time.perf_counter() - begin, run)
+        engine.report_streaming(run)
 
 
 def _report(answers: list[Answer], seconds: float, run: Run) -> None:

@@ -17,7 +17,7 @@ from fivefold import Run, UserError
 from fivefold_kernels import PackedMatrix
 from fivefold_kernels.ceilings import median_seconds, packed_rate, product_rate, read_bandwidth
 from fivefold_kernels.decoder.cpu import STAGES, Scores
-from fivefold_lm import KVCache, LanguageModel, Rows
+from fivefold_lm import KVCache, LanguageModel, Rows, offload_of
 from fivefold_lm.attention import NAME, attention_forward, register
 from fivefold_lm.kernels import speedup_of
 from fivefold_lm.native import NativeDecoder
@@ -78,6 +78,22 @@ def refuse_accelerators(device: torch.device) -> None:
             f"the stages of a step are timed on the CPU alone, and the model is on {device}",
             setting="profile",
             remedy="set model.device=cpu, or leave profile out",
+        )
+
+
+def refuse_streaming(model: LanguageModel) -> None:
+    """Refuse a target whose layers are streamed: its ceiling is the link's, not the memory's.
+
+    Raises:
+        UserError: its layers are streamed.
+    """
+    offload = offload_of(model.module)
+    if offload is not None and offload.streamer.streamed:
+        raise UserError(
+            "the ceilings of a step are those of weights in memory, and the target's are streamed",
+            setting="profile",
+            remedy="set model.offload=none, or leave profile out: result.json says what streaming "
+            "took",
         )
 
 

@@ -1,0 +1,81 @@
+"""Every way of decoding runs on a target whose layers are streamed, and writes the same text."""
+
+from importlib import import_module
+
+import pytest
+from fivefold import UserError
+from fivefold.testing import compose
+from fivefold_lm import offload_of
+from fivefold_lm.config import ModelConfig
+from fivefold_lm.models import load_model
+from fivefold_lm.testing import tiny_model
+from fivefold_speculative import draft_model
+from fivefold_speculative import generate as _api  # noqa: F401 - the name is the function
+from fivefold_speculative.draft_model import DraftLoader
+
+task = import_module("fivefold_speculative.fronts")
+STREAMED = ("model.offload=disk", "model.memory=96KiB")
+METHODS = {
+    "none": (),
+    "prompt_lookup": (),
+    "chain": ("drafting.draft={draft}",),
+    "expansion": ("drafting.draft={draft}", "drafting.widths=[3,2,1]"),
+}
+
+
+def answered(folders, *overrides):
+    target = folders / "target"
+    run = compose("generate", [f"model={target}", "prompt=abcab", "max_new_tokens=16", *overrides])
+    task.generate(run.config, run)
+    return run
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_writes_the_resident_models_text(folders, method, temperature):
+    settings = [each.format(draft=folders / "draft") for each in METHODS[method]]
+    settings += [f"drafting={method}", f"sampling.temperature={temperature}", "num_samples=3"]
+    resident = answered(folders, *settings)
+    streamed = answered(folders, *settings, *STREAMED)
+    texts = [[row["token_ids"] for row in run.result.rows] for run in (resident, streamed)]
+    assert texts[0] == texts[1]
+    assert streamed.result.environment["offload_streamed_layers"] == 3
+
+
+def test_figures_and_environment_say_what_was_streamed(folders):
+    streamed, resident = answered(folders, *STREAMED).result, answered(folders).result
+    names = {"stream_bytes_per_pass", "stream_rate", "t_stream", "t_stream_wait"}
+    assert names <= streamed.figures.keys()
+    assert not names & resident.figures.keys()
+    assert (
+        streamed.figures["stream_bytes_per_pass"]
+        == (streamed.environment["offload_bytes_per_pass"])
+    )
+    assert streamed.environment["offload"] == "disk"
+    assert "offload" not in resident.environment
+
+
+def test_a_profile_of_a_streamed_target_is_refused(folders):
+    overrides = [f"model={folders / 'target'}", "methods=[prompt_lookup]", "profile=true"]
+    run = compose("bench", [*overrides, *STREAMED])
+    with pytest.raises(UserError, match=r"the target's are streamed.*set model\.offload=none"):
+        task.bench(run.config, run)
+
+
+def test_a_draft_of_a_streamed_target_stays(folders, monkeypatch):
+    config = ModelConfig(
+        name=str(folders / "target"), offload="disk", memory="96KiB", disk_rate=50.0
+    )
+    target = load_model(config)
+    assert offload_of(target.module) is not None
+    seen = []
+
+    def load(config, say):
+        seen.append(config)
+        return load_model(config, say)
+
+    monkeypatch.setattr(draft_model, "load_model", load)
+    draft = DraftLoader(target, config).load_model(str(folders / "draft"))
+    assert offload_of(draft.module) is None
+    assert [(c.offload, c.memory, c.disk_rate) for c in seen] == [("none", "", 0.0)]
+    assert tiny_model(vocab=24).vocab_size == draft.vocab_size
