@@ -60,6 +60,7 @@ class Engine:
         rule: acceptance rule, or `auto`.
         max_len: most tokens a row may hold; 0: the model's context.
         drafts: where drafters get their draft models.
+        say: told what takes time: a download, a measurement.
     """
 
     model: LanguageModel
@@ -70,6 +71,7 @@ class Engine:
     rule: str = Rule.AUTO
     max_len: int = 0
     drafts: Callable[[str, DraftKind], DraftModel] | None = None
+    say: Callable[[str], None] = lambda _: None
 
     @classmethod
     def of(cls, run: Run, rule: str, *, tested: bool = True) -> Engine:
@@ -102,6 +104,7 @@ class Engine:
             rule=rule,
             max_len=run.node("cache", CacheConfig).max_len,
             drafts=DraftLoader(model, config, run.note),
+            say=run.note,
         )
 
     @property
@@ -156,6 +159,7 @@ class Engine:
             logprobs=logprobs,
             text=text,
             load_draft=self.drafts,
+            say=self.say,
         )
 
 

@@ -49,6 +49,7 @@ class Session:
             negative: none of it.
         text: make text as tokens come (always made for requests with stop strings).
         load_draft: where drafters get their draft models; keep one to load each only once.
+        say: told what takes time.
 
     Raises:
         UserError: an empty prompt, or one that leaves no room in the context.
@@ -65,11 +66,13 @@ class Session:
         logprobs: int = -1,
         text: bool = True,
         load_draft: Callable[[str, DraftKind], DraftModel] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.sampler = sampler
         self.attention = attention
         self.load_draft = load_draft or DraftLoader(model)
+        self.say = say
         self.timing = Timing(model.device)
         self.cancelled = False
         self.prompt_hidden: Float[Tensor, "batch token hidden"] | None = None
@@ -123,7 +126,8 @@ class Session:
         """Refuse a tree that the target cannot verify, and make room for one that it can.
 
         Raises:
-            UserError: with the model's reason, and a chain as the way out where it has one.
+            UserError: with the model's reason, and a chain as the way out where it has one; or
+                more nodes than a row may hold tokens.
         """
         wanted = Capability.CROPPABLE if topology.is_chain else Capability.TREE_ATTENTION
         if wanted not in self.model.capabilities:
@@ -132,6 +136,14 @@ class Session:
                 f"{self.model.name} cannot verify this tree: {self.model.why_not[wanted]}",
                 setting=setting,
                 remedy="choose drafting=chain" if can_chain else "choose another model",
+            )
+        if topology.num_nodes > self._limit:
+            is_context = self._limit_setting == "prompt"
+            raise UserError(
+                f"the tree has {topology.num_nodes} nodes, and the "
+                f"{'context' if is_context else 'cache'} holds {self._limit} tokens",
+                setting=setting,
+                remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
             )
         self.reserve(topology.num_nodes)
 
