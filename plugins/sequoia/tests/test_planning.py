@@ -191,7 +191,7 @@ def test_equal_rows_give_the_plain_plan():
 def test_smoothing_gives_the_nearest_vector_that_does_not_rise(seed):
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.ones(6))
-    found = np.array(smoothed(probs))
+    found = np.array(smoothed(probs.tolist()))
     assert found.sum() == pytest.approx(probs.sum())
     assert np.all(np.diff(found) <= 1e-12)
     for _ in range(200):

@@ -33,6 +33,7 @@ class TestSequoia(DrafterSuite):
     overrides = ("drafting=sequoia", "drafting.nodes=8", FALLBACK)
 
 
+@pytest.mark.slow
 class TestSequoiaThatMeasures(DrafterSuite):
     """With what `auto` measures on a toy, other children than draws without replacement too."""
 

@@ -77,6 +77,7 @@ def measure_acceptance(
     corpus: str = "",
     draft_temperature: float | None = None,
     attention: AttentionMethod | None = None,
+    rule: Rule = Rule.AUTO,
 ) -> AcceptanceVector:
     """Measure an acceptance vector by teacher forcing: both models run once over texts.
 
@@ -95,6 +96,7 @@ def measure_acceptance(
         corpus: name of the texts.
         draft_temperature: of the draft's law; `None`: the sampler's own (1 if that is greedy).
         attention: how the target attends; `None`: fully.
+        rule: the best one for the proposal, or `lookup`.
 
     Returns:
         The vector with standard errors (each text counts as one observation, as neighbouring
@@ -116,7 +118,7 @@ def measure_acceptance(
             continue
         forced = read(target, draft, tokens, attention)
         found = [
-            chances(forced, depth, draft, sampler, drawing, proposal, width, key)
+            chances(forced, depth, draft, sampler, drawing, proposal, width, key, rule)
             for depth in range(len(forced.draft))
         ]
         skipped = max(first - forced.begin[0], 0)
@@ -402,6 +404,8 @@ class _RankSums:
         last = min(begin + len(one) for begin, one in zip(begins, stands, strict=True))
         roots = max(first, begins[0]) + 1  # a root's own rank is known from the position before
         for depth in range(DEPTHS):
+            if roots + depth >= last:
+                return  # a short text has no path so deep
             here = torch.arange(roots + depth, last, device=stands[0].device)
             if depth == 0:
                 weight = self._of_class(ranks[0][here - 1 - begins[0]])
