@@ -174,7 +174,8 @@ def all_best(law: Law, nodes: int, levels: int) -> TreeTable:
             for count in range(1, branch + 1):
                 chance = law.rows[state][count - 1]
                 below = best[law.state_of_child[state][count - 1], level - 1]
-                value = np.where(np.isfinite(below), chance * below, -np.inf)
+                value = np.full(nodes + 1, -np.inf)
+                np.multiply(chance, below, out=value, where=np.isfinite(below))
                 total = _shifted(with_children[count - 1]) + value  # [n, m]
                 size = total.argmax(1)
                 last_size[state, level, count] = size
