@@ -59,6 +59,8 @@ RULES: dict[str, tuple[Proposal, Rule]] = {
 """How children come about, and what judges them, best first."""
 CHILDREN = 4
 """Children of the one node at which rules are compared."""
+DRAWS = 4
+"""How often children are drawn at every position of a text that is measured on."""
 METHODS: dict[str, Callable[[int], Mapping[str, Any]]] = {
     "sequoia": lambda n: {"nodes": n, "levels": min(n, 16), "replan": 0.0},
     "specexec": lambda n: {"nodes": n},
@@ -289,6 +291,7 @@ class Trees:
                             [text],
                             starts=[start],
                             rule=judge,
+                            draws=DRAWS,
                         ).probs
                     )
                     for text, start in zip(texts, starts, strict=True)
@@ -385,7 +388,10 @@ class Trees:
     ) -> AcceptanceVector:
         """Measure a draft on the target's own answers to some prompts."""
         texts, starts = self.texts(sampler, prompts)
-        return measure_acceptance(self.model, draft, sampler, proposal, 32, texts, starts=starts)
+        draws = 1 if sampler.greedy else DRAWS
+        return measure_acceptance(
+            self.model, draft, sampler, proposal, 32, texts, starts=starts, draws=draws
+        )
 
     def decode(
         self, tree: TreeTopology, kind: str, sampler: Sampler, prompts: Sequence[list[int]]

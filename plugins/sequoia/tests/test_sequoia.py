@@ -34,6 +34,14 @@ class TestSequoia(DrafterSuite):
 
 
 @pytest.mark.slow
+class TestSequoiaAtSize(DrafterSuite):
+    """The joint laws once more, with the samples that the specification asks for."""
+
+    overrides = ("drafting=sequoia", "drafting.nodes=8", FALLBACK)
+    samples = 100_000
+
+
+@pytest.mark.slow
 class TestSequoiaThatMeasures(DrafterSuite):
     """With what `auto` measures on a toy, other children than draws without replacement too."""
 

@@ -29,7 +29,7 @@ from .drafter import Drafter
 from .drafters.feature_head import FeatureHeadDrafter
 from .drafters.model_tree import ModelTreeDrafter, draft_law_sampler
 from .drafters.none import PlainDrafter
-from .forced import chances, read
+from .forced import Chances, chances, read
 from .outcome import StepOutcome
 from .prompt_sets import chat_prompts, spread
 from .ranked import RANK_STARTS, RankedAcceptance
@@ -78,6 +78,7 @@ def measure_acceptance(
     draft_temperature: float | None = None,
     attention: AttentionMethod | None = None,
     rule: Rule = Rule.AUTO,
+    draws: int = 1,
 ) -> AcceptanceVector:
     """Measure an acceptance vector by teacher forcing: both models run once over texts.
 
@@ -97,6 +98,7 @@ def measure_acceptance(
         draft_temperature: of the draft's law; `None`: the sampler's own (1 if that is greedy).
         attention: how the target attends; `None`: fully.
         rule: the best one for the proposal, or `lookup`.
+        draws: how often children are drawn at every position; more are less noisy, and slower.
 
     Returns:
         The vector with standard errors (each text counts as one observation, as neighbouring
@@ -118,7 +120,12 @@ def measure_acceptance(
             continue
         forced = read(target, draft, tokens, attention)
         found = [
-            chances(forced, depth, draft, sampler, drawing, proposal, width, key, rule)
+            _averaged(
+                [
+                    chances(forced, depth, draft, sampler, drawing, proposal, width, number, rule)
+                    for number in range(key * draws, (key + 1) * draws)
+                ]
+            )
             for depth in range(len(forced.draft))
         ]
         skipped = max(first - forced.begin[0], 0)
@@ -320,6 +327,12 @@ def draft_fingerprint(draft: DraftModel) -> str:
     kind = DraftKind.INDEPENDENT if draft.embed is None else DraftKind.FEATURE_HEAD
     named = f"{fingerprint(draft.module)} {draft.num_words} {words} {kind}"
     return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _averaged(some: Sequence[Chances]) -> Chances:
+    """Return the mean over several draws."""
+    stands, rank = (torch.stack([getattr(c, name) for c in some]) for name in ("stands", "rank"))
+    return Chances(stands.mean(0), rank.mean(0))
 
 
 def _about(
