@@ -126,8 +126,7 @@ class Session:
         """Refuse a tree that the target cannot verify, and make room for one that it can.
 
         Raises:
-            UserError: with the model's reason, and a chain as the way out where it has one; or
-                more nodes than a row may hold tokens.
+            UserError: with the model's reason, and a chain as the way out where it has one.
         """
         wanted = Capability.CROPPABLE if topology.is_chain else Capability.TREE_ATTENTION
         if wanted not in self.model.capabilities:
@@ -137,15 +136,25 @@ class Session:
                 setting=setting,
                 remedy="choose drafting=chain" if can_chain else "choose another model",
             )
-        if topology.num_nodes > self._limit:
-            is_context = self._limit_setting == "prompt"
-            raise UserError(
-                f"the tree has {topology.num_nodes} nodes, and the "
-                f"{'context' if is_context else 'cache'} holds {self._limit} tokens",
-                setting=setting,
-                remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
-            )
         self.reserve(topology.num_nodes)
+
+    def require_room(self, nodes: int, setting: str) -> None:
+        """Refuse a tree of more nodes, the root included, than a row may hold tokens.
+
+        It could be verified all the same; but nobody means it, and a planned size is a mistake.
+
+        Raises:
+            UserError: with both numbers.
+        """
+        if nodes <= self._limit:
+            return
+        is_context = self._limit_setting == "prompt"
+        raise UserError(
+            f"the tree has {nodes} nodes, and the {'context' if is_context else 'cache'} holds "
+            f"{self._limit} tokens",
+            setting=setting,
+            remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
+        )
 
     # One call of `decode`.
 

@@ -172,6 +172,7 @@ def build(config: SequoiaConfig, session: Session) -> SequoiaDrafter:
         config = replace(config, branch=branch)
         nodes, levels = config.nodes or DEFAULT_NODES, config.levels or DEFAULT_LEVELS
         topology = planned_once(vector, nodes, levels, branch)
+    session.require_room(topology.num_nodes, setting)
     session.require(topology, setting)
     check_widths(topology, draft)
     fill = FeatureHeadDrafter if kind is DraftKind.FEATURE_HEAD else ModelTreeDrafter
