@@ -8,6 +8,7 @@ import torch
 from fivefold import UserError
 from fivefold.testing import compose
 from fivefold_lm import FullAttention, Sampler, SamplingConfig
+from fivefold_lm.testing import tiny_model
 from fivefold_sequoia.config import SequoiaConfig
 from fivefold_sequoia.counting import AcceptanceCounts, updated
 from fivefold_sequoia.drafter import build
@@ -21,6 +22,7 @@ from fivefold_speculative import (
     Session,
     TreeTopology,
     decode,
+    fivefold_generate,
     rule_for,
 )
 from fivefold_speculative.testing import PROMPTS, DrafterSuite
@@ -254,3 +256,27 @@ def test_the_command_line_takes_numbers_and_null():
     assert (settings.nodes, settings.levels) == (64, None)
     assert settings.proposals(True) == {Proposal.POINT_MASS}
     assert settings.proposals(False) == {Proposal.WITHOUT_REPLACEMENT}
+
+
+def test_inside_generate_of_transformers_the_text_is_its_own():
+    """No tokenizer reaches us there: a usual vector is taken, and nothing is measured."""
+    target, draft = tiny_model(vocab=24, eos_token_id=None), tiny_model(vocab=24, seed=1)
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    stock = target.module.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    ours = target.module.generate(
+        ids,
+        max_new_tokens=12,
+        do_sample=False,
+        pad_token_id=0,
+        custom_generate=fivefold_generate,
+        draft=draft.module,
+        drafting={"sequoia": {"nodes": 8}},
+    )
+    assert ours.tolist() == stock.tolist()
+
+
+@pytest.mark.parametrize("field", ["acceptance", "topology"])
+def test_a_file_that_is_not_there_is_refused_before_a_model_is_loaded(field):
+    with pytest.raises(UserError, match="cannot be read") as refused:
+        compose("generate", ["drafting=sequoia", f"drafting.{field}=nowhere.json"])
+    assert f"drafting.{field}" in str(refused.value)

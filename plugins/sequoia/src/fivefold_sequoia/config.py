@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fivefold import UserError
-from fivefold_speculative import DraftModelConfig, Proposal
+from fivefold_speculative import AcceptanceVector, DraftModelConfig, Proposal, TreeTopology
+from fivefold_speculative.acceptance import FALLBACK
+
+from .importing import read_topology
 
 KINDS = ("independent", "feature_head")
 MEASURES = ("teacher_forced", "online")
@@ -21,7 +24,7 @@ _MOST_NODES = 4096
 class SequoiaConfig(DraftModelConfig):
     """Settings of `drafting=sequoia`."""
 
-    kind: str = "independent"
+    kind: str = field(default="independent", metadata={"choices": KINDS})
     """What the draft reads: `independent` (tokens) or `feature_head` (the target's hidden states
     too)."""
     nodes: int | None = None
@@ -33,7 +36,7 @@ class SequoiaConfig(DraftModelConfig):
     acceptance: str = "auto"
     """How often the k-th child stands: a JSON file, `fallback` for a usual vector, or `auto`:
     measured once for this target, draft and sampler, and remembered in the cache folder."""
-    measure: str = "teacher_forced"
+    measure: str = field(default="teacher_forced", metadata={"choices": MEASURES})
     """How `auto` measures: `teacher_forced` (both models read a text once) or `online` (decoding
     with a star)."""
     width: int = 32
@@ -80,6 +83,28 @@ class SequoiaConfig(DraftModelConfig):
                 setting="drafting.acceptance",
                 remedy="give a JSON file, auto or fallback",
             )
+        self.given_vector()
+        self.given_tree()
+
+    def given_vector(self) -> AcceptanceVector | None:
+        """Return the acceptance vector that the settings name; `None`: it is to be measured.
+
+        Raises:
+            UserError: a file that holds no vector.
+        """
+        if self.acceptance == "auto":
+            return None
+        if self.acceptance == "fallback":
+            return AcceptanceVector(FALLBACK)
+        return AcceptanceVector.read(self.acceptance)
+
+    def given_tree(self) -> TreeTopology | None:
+        """Return the tree of the file that the settings name; `None`: it is to be planned.
+
+        Raises:
+            UserError: a file that holds no tree.
+        """
+        return read_topology(self.topology) if self.topology else None
 
     def chosen_proposal(self, greedy: bool) -> Proposal:
         """Return how children come about: never the same word twice, unless another is asked for.

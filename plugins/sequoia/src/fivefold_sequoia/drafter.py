@@ -33,7 +33,6 @@ from transformers import PreTrainedTokenizerBase
 
 from .config import DEFAULT_LEVELS, DEFAULT_NODES, KINDS, SequoiaConfig
 from .counting import AcceptanceCounts, updated
-from .importing import read_topology
 from .planning import Law, all_best, plan, smoothed
 from .remembering import planned_once
 
@@ -163,10 +162,8 @@ def build(config: SequoiaConfig, session: Session) -> SequoiaDrafter:
     if kind is DraftKind.FEATURE_HEAD:
         session.model.require(Capability.HIDDEN_STATES)
     draft = session.load_draft(config.draft, kind)
-    vector, topology = None, None
-    if config.topology:
-        topology, setting = read_topology(config.topology), "drafting.topology"
-    else:
+    vector, topology, setting = None, config.given_tree(), "drafting.topology"
+    if topology is None:
         vector, setting = acceptance_of(config, session, draft), "drafting.nodes"
         branch = min(config.branch or len(vector.probs), draft.num_words)
         config = replace(config, branch=branch)
@@ -196,14 +193,11 @@ def acceptance_of(config: SequoiaConfig, session: Session, draft: DraftModel) ->
     Raises:
         UserError: a file that holds no vector.
     """
-    if config.acceptance == "fallback":
-        vector = AcceptanceVector(FALLBACK)
-    elif config.acceptance != "auto":
-        vector = AcceptanceVector.read(config.acceptance)
-    elif type(session.model.tokenizer) is PreTrainedTokenizerBase:
+    vector = config.given_vector()
+    if vector is None and type(session.model.tokenizer) is PreTrainedTokenizerBase:
         session.say("no tokenizer to measure the draft with: a usual acceptance vector is taken")
         vector = AcceptanceVector(FALLBACK)
-    else:
+    if vector is None:
         vector = remembered_acceptance(
             session.model,
             draft,
