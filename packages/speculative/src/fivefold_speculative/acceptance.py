@@ -11,7 +11,7 @@ from pathlib import Path
 from fivefold import UserError
 from fivefold.files import write_atomically
 
-from ._files import read_json
+from .json_files import read_json
 from .ranked import RankedAcceptance
 from .topology import TreeTopology
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fivefold import UserError
 
-from ._files import read_json
+from .json_files import read_json
 
 _SETTING = "drafting.topology"
 _SCHEMA = 1

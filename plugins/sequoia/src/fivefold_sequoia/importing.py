@@ -9,7 +9,7 @@ from typing import Any
 
 from fivefold import UserError
 from fivefold_speculative import TreeTopology
-from fivefold_speculative._files import read_json
+from fivefold_speculative.json_files import read_json
 
 _SETTING = "drafting.topology"
 _REMEDY = (
