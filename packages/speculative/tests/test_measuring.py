@@ -26,12 +26,16 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize("lookup", [False, True])
 @pytest.mark.parametrize("proposal", list(RULES))
 @pytest.mark.parametrize("children", [1, 3])
-def test_chances_averaged_over_draws_are_those_of_the_rule_by_enumeration(proposal, children):
+def test_chances_averaged_over_draws_are_those_of_the_rule_by_enumeration(
+    proposal, children, lookup
+):
     """Laws with zeros, one-hot, equal and disjoint ones, in the very cases that the rules sit."""
     targets, drafts = random_laws(40, seed=11)
-    expected = emitted_law(RULES[proposal], proposal, children, targets, drafts)[1]
+    rule = LookupRule() if lookup else RULES[proposal]
+    expected = emitted_law(rule, proposal, children, targets, drafts)[1]
     found = np.zeros(len(targets))
     for case, (target, draft) in enumerate(zip(targets, drafts, strict=True)):
         tuples = draws(proposal, children, draft)
@@ -39,7 +43,7 @@ def test_chances_averaged_over_draws_are_those_of_the_rule_by_enumeration(propos
         law = torch.tensor(draft).expand(len(some), -1)
         chances = judged(
             over_words(torch.tensor(target).expand(len(some), -1), torch.arange(4)),
-            None if proposal is Proposal.POINT_MASS else law,
+            None if lookup or proposal is Proposal.POINT_MASS else law,
             some,
             torch.zeros(len(some), dtype=torch.long),
             proposal,

@@ -11,6 +11,7 @@ from pathlib import Path
 from fivefold import UserError
 from fivefold.files import write_atomically
 
+from .json_files import read_json
 from .ranked import RankedAcceptance
 from .topology import TreeTopology
 
@@ -78,9 +79,9 @@ class AcceptanceVector:
             UserError: the file cannot be read, is no JSON, or holds no acceptance vector.
         """
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise _broken(f"{path} cannot be read as JSON ({error})") from error
+            record = read_json(path)
+        except ValueError as error:
+            raise _broken(str(error)) from error
         if not isinstance(record, dict) or not _are_numbers(record.get("probs")):
             raise _broken(f"{path} holds no list of numbers named probs")
         errors, measured_on = record.get("errors", []), record.get("measured_on", {})

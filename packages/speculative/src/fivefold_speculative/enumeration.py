@@ -184,13 +184,14 @@ class _Node:
             return wanted
 
         with patch.object(Sampler, "draw", staticmethod(draw)):
-            accepted = self.rule.accept(*self._inputs(torch.zeros(len(wanted), 4)))
+            accepted = self.rule.accept(*self._inputs(torch.zeros(self.children.shape)))
         law = seen[0] if seen else self.target  # greedy: one-hot, and nothing is drawn
         return law.numpy(), accepted.tokens[:, 0].numpy(), (accepted.count > 1).numpy()
 
     def _judge(self, place: int, coin: Tensor) -> tuple[Tensor, Tensor]:
         """Reject the children before `place`, give it a coin; return its fate and the residual."""
-        coins = torch.full((len(coin), 5), 1.0, dtype=torch.float64)
+        width = self.children.shape[1] + 1
+        coins = torch.full((len(coin), width), 1.0, dtype=torch.float64)
         coins[:, place] = coin
         seen = []
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from ._words import Proposal
+from ._words import Proposal, Rule
 from .draft_model import DraftModel
 from .drafters.choosing import choose_children
 from .state import DecodeState
@@ -163,6 +163,7 @@ def chances(
     proposal: Proposal,
     width: int,
     key: int,
+    rule: Rule,
 ) -> Chances:
     """Draw children at every position and let probabilities stand for the rule's coins.
 
@@ -176,10 +177,11 @@ def chances(
         proposal: how children are drawn.
         width: children a position.
         key: of the draws: another one, other draws.
+        rule: what judges them.
     """
     begin = forced.begin[depth]
     parts = [
-        _chances(forced, depth, some, draft, sampler, draft_sampler, proposal, width, key)
+        _chances(forced, depth, some, draft, sampler, draft_sampler, proposal, width, key, rule)
         for some in torch.split(torch.arange(begin, len(forced.target)), _BLOCK)
     ]
     return Chances(torch.cat([p.stands for p in parts]), torch.cat([p.rank for p in parts]))
@@ -195,6 +197,7 @@ def _chances(
     proposal: Proposal,
     width: int,
     key: int,
+    rule: Rule,
 ) -> Chances:
     positions = positions.to(forced.tokens.device)
     logits = forced.draft[depth][positions - forced.begin[depth]]
@@ -205,7 +208,7 @@ def _chances(
     place = torch.full((sampler.vocab_size,), len(ids), device=ids.device)
     place[ids] = torch.arange(len(ids), device=ids.device)
     written = place[forced.tokens[positions + 1]]
-    drawn_from = None if law is None else law[:, 0]
+    drawn_from = None if law is None or rule is Rule.LOOKUP else law[:, 0]
     return judged(target, drawn_from, words[:, 0], written, proposal)
 
 
@@ -218,12 +221,12 @@ def judged(
 ) -> Chances:
     """Return the chances of drawn children under the rule that goes with their proposal.
 
-    a_k = (1 - a_1 - … - a_(k-1)) * min(1, R(x_k) / D(x_k)), R and D as in the rules; for point
-    masses, which are looked up, a_k = P(x_k). Source: arXiv 2402.12374, section 3.
+    a_k = (1 - a_1 - … - a_(k-1)) * min(1, R(x_k) / D(x_k)), R and D as in the rules; for children
+    that are looked up, a_k = P(x_k) where x_k is new. Source: arXiv 2402.12374, section 3.
 
     Args:
         target: the target's law over the draft's words; the last column is all other tokens.
-        draft: the law that children were drawn from; `None`: chosen without chance.
+        draft: the law that children were drawn from; `None`: they are looked up.
         children: words, in the order in which they are tried.
         written: the word of the text's next token, the number of words for all others.
         proposal: how they came about.
@@ -231,7 +234,9 @@ def judged(
     same = (children == written[:, None]).to(target.dtype)
     chance = target.gather(1, written[:, None])
     if draft is None:
-        stands = target.gather(1, children)
+        again = (children[:, :, None] == children[:, None, :]).tril(-1).any(-1)
+        stands = target.gather(1, children).masked_fill(again, 0)
+        same = same.masked_fill(again, 0)
         return Chances(stands, torch.cat([same, 1 - same.sum(1, keepdim=True)], 1))
     residual, rest = target, functional.pad(draft, (0, 1))
     untried = torch.ones_like(rest)

@@ -29,7 +29,7 @@ from .drafter import Drafter
 from .drafters.feature_head import FeatureHeadDrafter
 from .drafters.model_tree import ModelTreeDrafter, draft_law_sampler
 from .drafters.none import PlainDrafter
-from .forced import chances, read
+from .forced import Chances, chances, read
 from .outcome import StepOutcome
 from .prompt_sets import chat_prompts, spread
 from .ranked import RANK_STARTS, RankedAcceptance
@@ -77,6 +77,8 @@ def measure_acceptance(
     corpus: str = "",
     draft_temperature: float | None = None,
     attention: AttentionMethod | None = None,
+    rule: Rule = Rule.AUTO,
+    draws: int = 1,
 ) -> AcceptanceVector:
     """Measure an acceptance vector by teacher forcing: both models run once over texts.
 
@@ -95,6 +97,8 @@ def measure_acceptance(
         corpus: name of the texts.
         draft_temperature: of the draft's law; `None`: the sampler's own (1 if that is greedy).
         attention: how the target attends; `None`: fully.
+        rule: the best one for the proposal, or `lookup`.
+        draws: how often children are drawn at every position; more are less noisy, and slower.
 
     Returns:
         The vector with standard errors (each text counts as one observation, as neighbouring
@@ -116,7 +120,12 @@ def measure_acceptance(
             continue
         forced = read(target, draft, tokens, attention)
         found = [
-            chances(forced, depth, draft, sampler, drawing, proposal, width, key)
+            _averaged(
+                [
+                    chances(forced, depth, draft, sampler, drawing, proposal, width, number, rule)
+                    for number in range(key * draws, (key + 1) * draws)
+                ]
+            )
             for depth in range(len(forced.draft))
         ]
         skipped = max(first - forced.begin[0], 0)
@@ -320,6 +329,12 @@ def draft_fingerprint(draft: DraftModel) -> str:
     return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
+def _averaged(some: Sequence[Chances]) -> Chances:
+    """Return the mean over several draws."""
+    stands, rank = (torch.stack([getattr(c, name) for c in some]) for name in ("stands", "rank"))
+    return Chances(stands.mean(0), rank.mean(0))
+
+
 def _about(
     target: LanguageModel, draft: DraftModel, sampler: Sampler, drawing: Sampler, proposal: Proposal
 ) -> dict[str, str]:
@@ -402,6 +417,8 @@ class _RankSums:
         last = min(begin + len(one) for begin, one in zip(begins, stands, strict=True))
         roots = max(first, begins[0]) + 1  # a root's own rank is known from the position before
         for depth in range(DEPTHS):
+            if roots + depth >= last:
+                return  # a short text has no path so deep
             here = torch.arange(roots + depth, last, device=stands[0].device)
             if depth == 0:
                 weight = self._of_class(ranks[0][here - 1 - begins[0]])

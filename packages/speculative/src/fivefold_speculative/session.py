@@ -147,6 +147,24 @@ class Session:
             )
         self.reserve(topology.num_nodes)
 
+    def require_room(self, nodes: int, setting: str) -> None:
+        """Refuse a tree of more nodes, the root included, than a row may hold tokens.
+
+        It could be verified all the same; but nobody means it, and a planned size is a mistake.
+
+        Raises:
+            UserError: with both numbers.
+        """
+        if nodes <= self._limit:
+            return
+        is_context = self._limit_setting == "prompt"
+        raise UserError(
+            f"the tree has {nodes} nodes, and the {'context' if is_context else 'cache'} holds "
+            f"{self._limit} tokens",
+            setting=setting,
+            remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
+        )
+
     # One call of `decode`.
 
     def own_threads(self) -> AbstractContextManager[None]:

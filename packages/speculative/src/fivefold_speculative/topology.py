@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fivefold import UserError
 
+from .json_files import read_json
+
 _SETTING = "drafting.topology"
 _SCHEMA = 1
 _SHIPPED = Path(__file__).with_name("topologies")
@@ -102,9 +104,9 @@ class TreeTopology:
             UserError: the file cannot be read, is no JSON, or holds no tree.
         """
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise _broken(f"{path} cannot be read as JSON ({error})") from error
+            record = read_json(path)
+        except ValueError as error:
+            raise _broken(str(error)) from error
         parents = record.get("parents") if isinstance(record, dict) else None
         if not isinstance(parents, list) or not all(type(parent) is int for parent in parents):
             raise _broken(f"{path} holds no list of integers named parents")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from fivefold_lm import Capability, Sampler
 from torch import Tensor
+from torch.nn import functional
 
 from .._words import Proposal
 from ..candidates import AcceptanceSource, Candidate, Profile, step_seconds
@@ -69,7 +70,20 @@ class FeatureHeadDrafter(ModelTreeDrafter):
         assert outcome.hidden is not None
         self.cache.commit(torch.where(accepted.count > 0, self._num_late, 0))
         self._late, self._features = accepted.tokens, outcome.hidden
+        self._pad_late()
         self._num_late = accepted.count.clamp(min=1)
+
+    def reshape(self, topology: TreeTopology) -> None:
+        """Take another tree; the late tokens are as many as the deepest tree so far can emit."""
+        self.num_late = max(self.num_late, topology.num_levels)
+        super().reshape(topology)
+        if self._cache is not None:
+            self._pad_late()
+
+    def _pad_late(self) -> None:
+        missing = self.num_late - self._late.shape[1]
+        self._late = functional.pad(self._late, (0, missing))
+        self._features = functional.pad(self._features, (0, 0, 0, missing))
 
     def _late_features(self) -> Tensor:
         return self._features

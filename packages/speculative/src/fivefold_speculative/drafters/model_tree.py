@@ -120,7 +120,23 @@ class ModelTreeDrafter:
             return int(self._num_late.max())
         return self.num_late
 
+    def reshape(self, topology: TreeTopology) -> None:
+        """Take another tree from the next step on; called between two steps.
+
+        Args:
+            topology: of no more nodes than the target's cache has room for.
+        """
+        self.topology = topology
+        self._levels = _inner_levels(topology)
+        if self._cache is not None:
+            self._plan = _Plan.of(topology, self.num_late, self._late.device)
+            self._cache.max_len = max(self._cache.max_len, self._slots())
+
     # Running the draft.
+
+    def _slots(self) -> int:
+        """Return the most slots of the cache; a last step may accept more than the answer holds."""
+        return self._longest + self.topology.num_levels + self.num_late + len(self.topology.inner)
 
     def _open(self, session: Session) -> list[int]:
         """Make the cache, or forget what the new prompts do not share; return what is held."""
@@ -133,8 +149,8 @@ class ModelTreeDrafter:
                 value=self.draft.name,
                 remedy="lower max_new_tokens, or choose a draft with a longer context",
             )
-        # A last step may accept more than the answer may hold.
-        slots = longest + self.topology.num_levels + self.num_late + len(self.topology.inner)
+        self._longest = longest
+        slots = self._slots()
         if self._cache is None:
             self._cache = KVCache.for_module(self.draft.module, session.batch, slots)
         self._cache.max_len = max(self._cache.max_len, slots)
