@@ -172,3 +172,22 @@ def test_layouts_are_read_from_the_config(arch, config, masks, windows):
     layout = Layout.of(tiny_model(arch, **config).module)
     assert layout.masks == masks
     assert [layout.window_of(kind) for kind in masks] == windows
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_logits_by_chunks_are_those_of_the_pass(arch):
+    model = tiny_model(arch)
+    whole, nodes, _ = verify(model, METHOD, PROMPTS)
+    forward = TreeForward(model.module, METHOD)
+    cache = METHOD.make_cache(model, len(PROMPTS), 64)
+    forward.prefill(cache, *ragged(PROMPTS))
+    seen = ancestors(PARENTS).expand(len(PROMPTS), -1, -1)
+    before = vars(forward.decoder).keys()
+    rows = forward(cache, nodes, seen.sum(-1) - 1, seen, head_chunk=5)
+    assert rows.logits is None
+    sizes = [len(logits) for _, logits in rows.chunks()]
+    assert max(sizes) == 5
+    assert sum(sizes) == nodes.numel()
+    close(torch.cat([logits for _, logits in rows.chunks()]).view_as(whole), whole)
+    close(rows.at(torch.tensor([3, 0, 7])), whole[torch.arange(3), torch.tensor([3, 0, 7])])
+    assert vars(forward.decoder).keys() == before, "the decoder is left as it was"

@@ -86,7 +86,7 @@ class ModelTreeDrafter:
         """Keep the accepted nodes that were run; remember the tokens that were not."""
         path, count = outcome.accepted.path, outcome.accepted.count
         places = torch.arange(path.shape[1], device=path.device)
-        slot = self._plan.slots[path]  # [batch, level]; -1 for the root and leaves
+        slot = self._slots_of(path)  # [batch, level]
         run = ((slot >= 0) & (places > 0) & (places < count[:, None])).sum(1)
         self._keep(slot, run, count > 0)
         # Tokens emitted by the path's nodes: the first `run` are of nodes that were run.
@@ -107,8 +107,7 @@ class ModelTreeDrafter:
                 value=self.draft.name,
                 remedy="lower max_new_tokens, or choose a draft with a longer context",
             )
-        # A last step may accept more than the answer may hold.
-        slots = longest + self.topology.num_levels + self.num_late + len(self.topology.inner)
+        slots = longest + self._room()
         if self._cache is None:
             self._cache = KVCache.for_module(self.draft.module, session.batch, slots)
         self._cache.max_len = max(self._cache.max_len, slots)
@@ -116,6 +115,17 @@ class ModelTreeDrafter:
         self._plan = _Plan.of(self.topology, self.num_late, session.model.device)
         held: list[int] = self._cache.lengths.tolist()
         return held
+
+    def _room(self) -> int:
+        """Return the slots that a step needs beside the text's.
+
+        A last step may accept more than the answer may hold: as many as there are levels.
+        """
+        return self.topology.num_levels + self.num_late + len(self.topology.inner)
+
+    def _slots_of(self, path: Int[Tensor, "batch level"]) -> Int[Tensor, "batch level"]:
+        """Return which of the pending nodes those of a path are; -1 for the root and unrun ones."""
+        return self._plan.slots[path]
 
     def _read(self, tails: Sequence[Sequence[int]], device: torch.device) -> None:
         longest = max(map(len, tails))
@@ -185,7 +195,8 @@ class ModelTreeDrafter:
     def _keep(self, slot: Tensor, run: Tensor, alive: Tensor) -> None:
         """Commit late tokens and run nodes of the path, which follow one another in the text."""
         late = self._late.shape[1]
-        order = torch.arange(late + len(self._levels) - 1, device=slot.device)
+        longest = min(late + slot.shape[1] - 1, self.cache.pending)
+        order = torch.arange(longest, device=slot.device)
         step = order - self._num_late[:, None] + 1  # place on the path; 0 or less: a late token
         on_path = slot.gather(1, step.clamp(0, slot.shape[1] - 1)).clamp(min=0)
         pending = torch.where(step <= 0, order, on_path)
