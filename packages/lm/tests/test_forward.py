@@ -182,7 +182,7 @@ def test_logits_by_chunks_are_those_of_the_pass(arch):
     cache = METHOD.make_cache(model, len(PROMPTS), 64)
     forward.prefill(cache, *ragged(PROMPTS))
     seen = ancestors(PARENTS).expand(len(PROMPTS), -1, -1)
-    before = vars(forward.decoder).keys()
+    before = dict(model.module.named_modules())
     rows = forward(cache, nodes, seen.sum(-1) - 1, seen, head_chunk=5)
     assert rows.logits is None
     sizes = [len(logits) for _, logits in rows.chunks()]
@@ -190,4 +190,18 @@ def test_logits_by_chunks_are_those_of_the_pass(arch):
     assert sum(sizes) == nodes.numel()
     close(torch.cat([logits for _, logits in rows.chunks()]).view_as(whole), whole)
     close(rows.at(torch.tensor([3, 0, 7])), whole[torch.arange(3), torch.tensor([3, 0, 7])])
-    assert vars(forward.decoder).keys() == before, "the decoder is left as it was"
+    assert dict(model.module.named_modules()) == before, "the model is left as it was"
+
+
+def test_hooks_of_the_decoder_see_no_pass_when_logits_are_made_by_chunks():
+    model = tiny_model("llama")
+    forward = TreeForward(model.module, METHOD)
+    cache = METHOD.make_cache(model, len(PROMPTS), 64)
+    forward.prefill(cache, *ragged(PROMPTS))
+    seen = ancestors(PARENTS).expand(len(PROMPTS), -1, -1)
+    nodes = torch.ones(len(PROMPTS), len(PARENTS), dtype=torch.long)
+    rows = forward(cache, nodes, seen.sum(-1) - 1, seen, head_chunk=5)
+    calls = []
+    with forward.decoder.register_forward_pre_hook(lambda *_: calls.append("pass")):
+        assert len(list(rows.chunks())) > 1
+    assert calls == []

@@ -11,7 +11,7 @@ from fivefold import UserError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from . import attention
 from .attention import AttentionMethod, FullAttention, Pass
@@ -154,7 +154,7 @@ class TreeForward:
             kind: what the decoder returns.
             hidden: after the final norm.
         """
-        with _standing_in(self.decoder, kind(last_hidden_state=hidden[None])):
+        with _standing_in(self.module, kind(last_hidden_state=hidden[None])):
             unread = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
             logits: Tensor = self.module(input_ids=unread, use_cache=False).logits[0]
         return logits.float()
@@ -266,14 +266,30 @@ def _last_hidden(decoder: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+class _Given(nn.Module):
+    """Returns an output that is known already, whatever it is given."""
+
+    def __init__(self, out: ModelOutput) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, *_: Any, **__: Any) -> ModelOutput:
+        """Return it."""
+        return self.out
+
+
 @contextmanager
-def _standing_in(decoder: nn.Module, out: ModelOutput) -> Iterator[None]:
-    """Let a decoder return a given output meanwhile, so that the model adds its head alone."""
-    decoder.forward = lambda *_, **__: out
+def _standing_in(module: PreTrainedModel, out: ModelOutput) -> Iterator[None]:
+    """Put a given output in the place of a model's decoder meanwhile: its head then runs alone.
+
+    The decoder itself is not called: hooks on it must not see a pass where there is none.
+    """
+    name, decoder = module.base_model_prefix, module.base_model
+    module._modules[name] = _Given(out)
     try:
         yield
     finally:
-        del decoder.forward
+        module._modules[name] = decoder
 
 
 def _attention_configs(module: PreTrainedModel) -> list[Any]:

@@ -20,7 +20,7 @@ class SpecExecConfig:
     kind: str = "independent"
     """What the draft reads: `independent` (tokens) or `feature_head` (the target's hidden states
     too)."""
-    budget: int = 64
+    budget: int = 16
     """Nodes a row in a target pass, the last written token included; as many as the target
     verifies for little more than one, hundreds to thousands where its weights stream."""
     frontier: int = 128
