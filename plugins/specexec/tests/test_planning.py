@@ -107,6 +107,7 @@ def test_where_the_target_streams_large_budgets_are_better():
         ("min_logp", 0.5),
         ("min_logp", float("nan")),
         ("lm_head_chunk", -1),
+        ("bits", 1),
         ("kind", "head"),
         ("draft", ""),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fivefold import UserError
 
 _MAX_BUDGET = 8192
+_QUANTISED = "quantised"
 _KINDS = ("independent", "feature_head")
 
 
@@ -15,8 +16,11 @@ class SpecExecConfig:
     """Settings of `drafting=specexec`."""
 
     draft: str = "shipped"
-    """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target, or
-    `shipped` for the one that comes with the engine."""
+    """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target,
+    `shipped` for the one that comes with the engine, or `quantised` for a copy of the target in
+    fewer bits."""
+    bits: int = 6
+    """Bits of a number in `draft=quantised`, from 2 to 8."""
     kind: str = "independent"
     """What the draft reads: `independent` (tokens) or `feature_head` (the target's hidden states
     too)."""
@@ -72,6 +76,7 @@ class SpecExecConfig:
                 value=self.budget,
                 remedy="lower it",
             )
+        _refuse(not 2 <= self.bits <= 8, self, "bits", "no such number of bits", "give 2 to 8")
         for field in ("frontier", "branch", "max_iters"):
             _refuse(getattr(self, field) < 1, self, field, "a count below 1", "give 1 or more")
         _refuse(
@@ -95,6 +100,11 @@ class SpecExecConfig:
             "a negative number of nodes",
             "give 0 (all at once) or more, or leave it out",
         )
+
+    @property
+    def source(self) -> str:
+        """What a session's `load_draft` is asked for."""
+        return f"{_QUANTISED}:{self.bits}" if self.draft == _QUANTISED else self.draft
 
     def head_chunk(self, rows: int, vocab_size: int) -> int:
         """Return how many nodes' logits may be there at a time; 0: all.

@@ -10,31 +10,31 @@ from fivefold_speculative import (
     DraftModel,
     Proposal,
     Session,
+    StepOutcome,
     TokenTree,
     TreeTopology,
 )
 from fivefold_speculative.drafters.feature_head import FeatureHeadDrafter
 from fivefold_speculative.drafters.model_tree import ModelTreeDrafter
 from fivefold_speculative.session import along
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .config import SpecExecConfig
 from .growth import Frontier, Growth, best_children, frontier_widths
 from .planning import candidates
 
-__all__ = ["SpecExecDrafter", "SpecExecHeadDrafter", "build", "candidates"]
+__all__ = ["BestFirstDrafter", "SpecExecDrafter", "SpecExecHeadDrafter", "build", "candidates"]
 
 
-class SpecExecDrafter(ModelTreeDrafter):
+class BestFirstDrafter(ModelTreeDrafter):
     """Propose the most probable tree of a budget; the target runs it, and the text walks through.
 
     Whatever the tree is, the target's own sampler draws every token, with the noise of its
     position: the text is that of plain sampling with the same seed (paper, section 4.1).
 
     Nodes are run by the draft in the order in which they were expanded, whatever their places in
-    the tree. A node has children only if it was run, so that of an accepted path all are kept but
-    perhaps the last, which the next step runs first.
+    the tree, and pending ones lie in its cache in this order, behind the late tokens.
 
     Args:
         draft: the draft model.
@@ -47,7 +47,7 @@ class SpecExecDrafter(ModelTreeDrafter):
         super().__init__(draft, TreeTopology.root(), Proposal.POINT_MASS, session.sampler)
         self.config = config
         self._session = session
-        self._slots = torch.zeros(0, 0, dtype=torch.long)
+        self._expanded = torch.zeros(0, 0, dtype=torch.long)
 
     def propose(self, state: DecodeState) -> TokenTree:
         """Grow the best tree, one draft pass a frontier; no noise is used."""
@@ -61,8 +61,7 @@ class SpecExecDrafter(ModelTreeDrafter):
             self._remember(hidden)
             self._expand(growth, frontier, logits)
         tree = growth.tree()
-        expanded = growth.expanded[:, : tree.num_nodes]
-        self._slots = torch.where(expanded > 0, self._late.shape[1] + expanded - 1, -1)
+        self._expanded = growth.expanded[:, : tree.num_nodes]
         return tree
 
     def _expand(self, growth: Growth, frontier: Frontier, logits: Tensor) -> None:
@@ -91,12 +90,38 @@ class SpecExecDrafter(ModelTreeDrafter):
         levels = self.config.max_iters + 1
         return max(self.num_late, levels) + sum(frontier_widths(self.config)) + levels
 
-    def _slots_of(self, path: Int[Tensor, "batch level"]) -> Int[Tensor, "batch level"]:
-        return self._slots.gather(1, path)
+
+class SpecExecDrafter(BestFirstDrafter):
+    """Best-first trees of an independent draft, which keeps what it ran of the accepted path.
+
+    A node has children only if it was run: of a path, all but perhaps the last node stay in the
+    cache, and the tokens that are missing there are run first in the next step.
+    """
+
+    def observe(self, outcome: StepOutcome) -> None:
+        """Keep the accepted nodes that were run; remember the tokens that were not."""
+        path, count = outcome.accepted.path, outcome.accepted.count
+        late, levels = self._late.shape[1], path.shape[1]
+        places = torch.arange(levels, device=path.device)
+        number = self._expanded.gather(1, path)  # 0: the root, a late token; -1: not run
+        run = ((number > 0) & (places < count[:, None])).sum(1)
+        # What is committed, in the order of the text: late tokens, then nodes of the path.
+        order = torch.arange(min(late + levels - 1, self.cache.pending), device=path.device)
+        step = order - self._num_late[:, None] + 1  # place on the path; 0 or less: a late token
+        node = late - 1 + number.gather(1, step.clamp(0, levels - 1)).clamp(min=1)
+        kept = torch.where(count > 0, self._num_late + run, 0)
+        self.cache.keep(torch.where(step <= 0, order, node), kept)
+        # Tokens emitted by the path's nodes: the first `run` are of nodes that were run.
+        missing = run[:, None] + places[: self.num_late]
+        self._late = outcome.accepted.tokens.gather(1, missing.clamp(max=levels - 1))
+        self._num_late = (count - run).clamp(min=1)
 
 
-class SpecExecHeadDrafter(SpecExecDrafter, FeatureHeadDrafter):
-    """The same with a feature head: a node reads its parent's hidden state of the head."""
+class SpecExecHeadDrafter(BestFirstDrafter, FeatureHeadDrafter):
+    """Best-first trees of a feature head; a node reads the head's hidden state of its parent.
+
+    What was run in a tree is forgotten: committed tokens are run with the target's own states.
+    """
 
     _hidden: Float[Tensor, "batch expanded hidden"]
 
@@ -108,7 +133,7 @@ class SpecExecHeadDrafter(SpecExecDrafter, FeatureHeadDrafter):
         return along(self._hidden, frontier.parents)
 
 
-def build(config: SpecExecConfig, session: Session) -> SpecExecDrafter:
+def build(config: SpecExecConfig, session: Session) -> BestFirstDrafter:
     """Build `drafting=specexec`.
 
     Raises:
@@ -117,7 +142,7 @@ def build(config: SpecExecConfig, session: Session) -> SpecExecDrafter:
     session.model.require(Capability.TREE_ATTENTION)
     session.reserve(config.budget)
     session.chunk_head(config.head_chunk(session.batch, session.model.vocab_size))
-    draft = session.load_draft(config.draft, DraftKind(config.kind))
+    draft = session.load_draft(config.source, DraftKind(config.kind))
     if config.kind == DraftKind.INDEPENDENT:
         return SpecExecDrafter(draft, config, session)
     session.model.require(Capability.HIDDEN_STATES)

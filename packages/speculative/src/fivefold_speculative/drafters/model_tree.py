@@ -86,7 +86,7 @@ class ModelTreeDrafter:
         """Keep the accepted nodes that were run; remember the tokens that were not."""
         path, count = outcome.accepted.path, outcome.accepted.count
         places = torch.arange(path.shape[1], device=path.device)
-        slot = self._slots_of(path)  # [batch, level]
+        slot = self._plan.slots[path]  # [batch, level]; -1 for the root and leaves
         run = ((slot >= 0) & (places > 0) & (places < count[:, None])).sum(1)
         self._keep(slot, run, count > 0)
         # Tokens emitted by the path's nodes: the first `run` are of nodes that were run.
@@ -122,10 +122,6 @@ class ModelTreeDrafter:
         A last step may accept more than the answer may hold: as many as there are levels.
         """
         return self.topology.num_levels + self.num_late + len(self.topology.inner)
-
-    def _slots_of(self, path: Int[Tensor, "batch level"]) -> Int[Tensor, "batch level"]:
-        """Return which of the pending nodes those of a path are; -1 for the root and unrun ones."""
-        return self._plan.slots[path]
 
     def _read(self, tails: Sequence[Sequence[int]], device: torch.device) -> None:
         longest = max(map(len, tails))
@@ -195,8 +191,7 @@ class ModelTreeDrafter:
     def _keep(self, slot: Tensor, run: Tensor, alive: Tensor) -> None:
         """Commit late tokens and run nodes of the path, which follow one another in the text."""
         late = self._late.shape[1]
-        longest = min(late + slot.shape[1] - 1, self.cache.pending)
-        order = torch.arange(longest, device=slot.device)
+        order = torch.arange(late + len(self._levels) - 1, device=slot.device)
         step = order - self._num_late[:, None] + 1  # place on the path; 0 or less: a late token
         on_path = slot.gather(1, step.clamp(0, slot.shape[1] - 1)).clamp(min=0)
         pending = torch.where(step <= 0, order, on_path)
