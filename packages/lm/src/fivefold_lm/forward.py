@@ -78,6 +78,12 @@ class TreeForward:
         self.native = None if speedup is None else speedup.decoder
         self._takes_pass = all(_takes_any(part.forward) for part in (module, self.decoder))
 
+    def prefetch(self) -> None:
+        """Begin to load what the next pass reads first, where weights are streamed; else nothing.
+
+        Whoever has other work to do before that pass calls this first: both then overlap.
+        """
+
     @torch.no_grad()
     def __call__(
         self,
@@ -137,12 +143,6 @@ class TreeForward:
             head = partial(self._head, type(out))
             return Rows(None, out.last_hidden_state, head, head_chunk)
         return Rows(None, out.last_hidden_state)
-
-    def prefetch(self) -> None:
-        """Begin to load what the next pass reads first, where weights are streamed; else nothing.
-
-        Whoever has other work to do before that pass calls this first: both then overlap.
-        """
 
     @torch.no_grad()
     def _head(
