@@ -177,13 +177,11 @@ class Bench:
         temperatures: dict[str, float],
     ) -> Measured:
         """Choose a budget on the probe, then measure prompt by prompt, plain decoding beside it."""
-        greedy = SamplingConfig()
-        plain = speed(target.contestant("none", greedy).answer(self.probe, self.case.probe))
-        tried = {}
-        for budget in self.case.budgets:
-            spec = {"specexec": {**settings, "budget": budget}}
-            answer = target.contestant(spec, greedy).answer(self.probe, self.case.probe)
-            tried[budget] = speed(answer) / plain
+        plain = self._probe_speed(target, "none")
+        tried = {
+            budget: self._probe_speed(target, {"specexec": {**settings, "budget": budget}}) / plain
+            for budget in self.case.budgets
+        }
         budget = max(tried, key=tried.__getitem__)
         spec = {"specexec": {**settings, "budget": budget}}
         ratios = {}
@@ -210,6 +208,12 @@ class Bench:
             )
             print(f"{name}, {when}, budget {budget}: {ratios[when]:.2f}", flush=True)
         return Measured(name, tried[budget], ratios)
+
+    def _probe_speed(self, target: Target, spec: str | dict[str, Any]) -> float:
+        """Return tokens a second on the prompt that is not measured, once all is warm."""
+        contestant = target.contestant(spec, SamplingConfig())
+        contestant.answer(self.probe, 2)
+        return speed(contestant.answer(self.probe, self.case.probe))
 
     def _pair(self, plain: Ours, drafting: Ours, prompt: Sequence[int]) -> tuple[Answered, ...]:
         base = plain.answer(prompt, self.case.tokens)
