@@ -112,7 +112,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/offload"))
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
     parser.add_argument("--dtype", default="bfloat16", help="as in `model.dtype=NAME`")
-    parser.add_argument("--memory", default="200MiB", help="as in `model.memory=SIZE`")
+    parser.add_argument("--memory", default="80MiB", help="as in `model.memory=SIZE`")
     parser.add_argument("--drafts", nargs="*", choices=list(DRAFTS), default=list(DRAFTS))
     return parser.parse_args()
 
