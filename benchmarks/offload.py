@@ -20,7 +20,6 @@ that the figures are of; rows hold all of them.
 from __future__ import annotations
 
 import argparse
-import itertools
 import mmap
 import os
 import statistics
@@ -28,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ DRAFTS: dict[str, dict[str, Any]] = {
 PASSES = 100
 """Draft passes that a target pass costs in the published set-ups (a 7B draft, a 70B target)."""
 TEMPERATURES = {"t0": 0.0, "t06": 0.6}
-BLOCK = 8 << 20
+BLOCK = 4 << 20
+READERS = (1, 2, 4, 8)
+"""Blocks that are asked of the disk at the same time: what it takes to have its bandwidth."""
 MEGA = 1e6
 
 
@@ -302,35 +304,44 @@ def draft_pass_seconds(draft: DraftModel, passes: int = 30) -> float:
     return statistics.median(times)
 
 
-def direct_read_rate(nbytes: int, rounds: int = 5) -> float:
+def direct_read_rate(nbytes: int, rounds: int = 3) -> float:
     """Return bytes a second of reading a file past the page cache, in the folder of the caches.
 
     Args:
         nbytes: of the file; what one pass streams.
-        rounds: how often it is read; the fastest counts.
+        rounds: how often it is read by each number of readers; the fastest counts.
     """
-    buffer = mmap.mmap(-1, BLOCK)  # begins at a page, as direct reads ask
+    blocks = -(-nbytes // BLOCK)
     with tempfile.NamedTemporaryFile(dir=cache_folder()) as file:
-        for _ in range(-(-nbytes // BLOCK)):
+        for _ in range(blocks):
             file.write(os.urandom(BLOCK))
         file.flush()
         os.fsync(file.fileno())
-        total = file.tell()
         try:
-            reader = os.open(file.name, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
-        except OSError:
-            reader = os.open(file.name, os.O_RDONLY)
-        best = 0.0
-        for _ in range(rounds):
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_DONTNEED)
-            begin = time.perf_counter()
-            for offset in itertools.count(0, BLOCK):
-                if os.preadv(reader, [buffer], offset) < BLOCK:
-                    break
-            best = max(best, total / (time.perf_counter() - begin))
-        os.close(reader)
-    return best
+            source = os.open(file.name, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+        except OSError:  # a file system that knows no direct reads
+            source = os.open(file.name, os.O_RDONLY)
+        try:
+            taken = [_read(source, blocks, each) for each in READERS for _ in range(rounds)]
+        finally:
+            os.close(source)
+    return blocks * BLOCK / min(taken)
+
+
+def _read(source: int, blocks: int, readers: int) -> float:
+    """Return the seconds that some readers take together for all blocks of a file."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read(first: int) -> None:
+        buffer = mmap.mmap(-1, BLOCK)  # begins at a page, as direct reads ask
+        for block in range(first, blocks, readers):
+            os.preadv(source, [buffer], block * BLOCK)
+
+    with ThreadPoolExecutor(readers) as pool:
+        begin = time.perf_counter()
+        list(pool.map(read, range(readers)))
+        return time.perf_counter() - begin
 
 
 if __name__ == "__main__":
