@@ -11,13 +11,14 @@ settings worth trying; the planner takes the one with the most expected tokens a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ._words import Proposal
 from .acceptance import AcceptanceVector
 from .topology import TreeTopology
 
 
+@runtime_checkable
 class Profile(Protocol):
     """What passes cost on this machine, in seconds; measured when first asked for."""
 
@@ -51,6 +52,7 @@ class Profile(Protocol):
         ...
 
 
+@runtime_checkable
 class AcceptanceSource(Protocol):
     """Where acceptance vectors come from: remembered ones, or measured when first asked for."""
 
