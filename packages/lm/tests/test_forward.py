@@ -172,3 +172,36 @@ def test_layouts_are_read_from_the_config(arch, config, masks, windows):
     layout = Layout.of(tiny_model(arch, **config).module)
     assert layout.masks == masks
     assert [layout.window_of(kind) for kind in masks] == windows
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_logits_by_chunks_are_those_of_the_pass(arch):
+    model = tiny_model(arch)
+    whole, nodes, _ = verify(model, METHOD, PROMPTS)
+    forward = TreeForward(model.module, METHOD)
+    cache = METHOD.make_cache(model, len(PROMPTS), 64)
+    forward.prefill(cache, *ragged(PROMPTS))
+    seen = ancestors(PARENTS).expand(len(PROMPTS), -1, -1)
+    before = dict(model.module.named_modules())
+    rows = forward(cache, nodes, seen.sum(-1) - 1, seen, head_chunk=5)
+    assert rows.logits is None
+    sizes = [len(logits) for _, logits in rows.chunks()]
+    assert max(sizes) == 5
+    assert sum(sizes) == nodes.numel()
+    close(torch.cat([logits for _, logits in rows.chunks()]).view_as(whole), whole)
+    close(rows.at(torch.tensor([3, 0, 7])), whole[torch.arange(3), torch.tensor([3, 0, 7])])
+    assert dict(model.module.named_modules()) == before, "the model is left as it was"
+
+
+def test_hooks_of_the_decoder_see_no_pass_when_logits_are_made_by_chunks():
+    model = tiny_model("llama")
+    forward = TreeForward(model.module, METHOD)
+    cache = METHOD.make_cache(model, len(PROMPTS), 64)
+    forward.prefill(cache, *ragged(PROMPTS))
+    seen = ancestors(PARENTS).expand(len(PROMPTS), -1, -1)
+    nodes = torch.ones(len(PROMPTS), len(PARENTS), dtype=torch.long)
+    rows = forward(cache, nodes, seen.sum(-1) - 1, seen, head_chunk=5)
+    calls = []
+    with forward.decoder.register_forward_pre_hook(lambda *_: calls.append("pass")):
+        assert len(list(rows.chunks())) > 1
+    assert calls == []

@@ -171,3 +171,27 @@ def test_a_user_hears_what_does_not_run_here(monkeypatch, tmp_path):
     assert choose_kernels("torch", "float", torch.float32) is None
     assert kernels_folder() == tmp_path
     assert isinstance(module_of(FAMILY["llama"]).lm_head, nn.Linear)
+
+
+@pytest.mark.parametrize("weights", ["float", "int8", "int4"])
+def test_logits_by_chunks_are_those_of_the_pass_bit_for_bit(weights):
+    module = module_of(FAMILY["llama"])
+    sped_up(module, weights=weights)
+    forward = TreeForward(module, FullAttention())
+    tokens = torch.randint(0, 60, (2, 7), generator=torch.Generator().manual_seed(3))
+    depths = torch.arange(7).expand(2, -1)
+    seen = torch.ones(2, 7, 7, dtype=torch.bool).tril()
+    whole = forward(KVCache.for_module(module, 2, 16), tokens, depths, seen).logits
+    rows = forward(KVCache.for_module(module, 2, 16), tokens, depths, seen, head_chunk=4)
+    assert torch.equal(torch.cat([logits for _, logits in rows.chunks()]).view_as(whole), whole)
+
+
+def test_logits_by_chunks_are_those_of_the_pass_in_bfloat16():
+    module = module_of(FAMILY["llama"], torch.bfloat16)
+    sped_up(module)
+    forward = TreeForward(module, FullAttention())
+    tokens, depths = torch.tensor([[3, 1, 4, 1, 5]]), torch.arange(5)[None]
+    seen = torch.ones(1, 5, 5, dtype=torch.bool).tril()
+    whole = forward(KVCache.for_module(module, 1, 16), tokens, depths, seen).logits
+    rows = forward(KVCache.for_module(module, 1, 16), tokens, depths, seen, head_chunk=2)
+    assert torch.equal(torch.cat([logits for _, logits in rows.chunks()]).view_as(whole), whole)

@@ -117,6 +117,18 @@ def test_padding_changes_nothing(monkeypatch):
             assert (ours - wanted).abs().max() <= 1e-6 * wanted.abs().max()
 
 
+def test_logits_by_chunks_are_those_of_the_pass():
+    module = module_of(FAMILY["qwen3"])
+    run_statically(module, Replays())
+    forward = TreeForward(module, FullAttention())
+    tokens, depths = TOKENS[:, :7], torch.arange(7)[None]
+    seen = torch.ones(1, 7, 7, dtype=torch.bool).tril()
+    whole = forward(KVCache.for_module(module, 1, 16), tokens, depths, seen).logits
+    rows = forward(KVCache.for_module(module, 1, 16), tokens, depths, seen, head_chunk=3)
+    found = torch.cat([logits for _, logits in rows.chunks()]).view_as(whole)
+    assert (found - whole).abs().max() <= 1e-6 * whole.abs().max()
+
+
 def test_padding_has_room_in_every_cache():
     assert all(size_of(nodes) - nodes < SPARE for nodes in range(1, SIZES[-1] + 2))
 

@@ -400,3 +400,27 @@ def test_a_model_that_lacks_what_a_method_says_it_needs_is_refused_with_the_reas
     require(model, Method("plain", object, "a:b", "", needs=frozenset({"task:generate"})))
     with pytest.raises(UserError, match=r"no tree-attention: toys are recurrent"):
         require(model, Method("tree", object, "a:b", "", needs=frozenset({lacking})))
+
+
+@pytest.mark.parametrize("rule", ["lookup", "without_replacement", "auto"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_an_output_layer_run_by_chunks_changes_no_text(rule, penalty):
+    sampling = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=penalty, seed=2)
+    texts = []
+    for chunk in (0, 3):
+        requests = [Request(PROMPT, 20), Request([2], 12, key=1)]
+        session = open_session(requests, sampling=sampling, noise=0.3, logprobs=1)
+        session.chunk_head(chunk)
+        drafter = model_tree.build(TREE, session)
+        texts.append([record.tokens for record in run_to_end(session, drafter, rule)])
+    assert texts[0] == texts[1]
+
+
+def test_features_of_a_head_are_the_same_when_the_output_layer_is_run_by_chunks():
+    texts = []
+    for chunk in (0, 2):
+        session = open_session([Request(PROMPT, 20), Request([2], 12, key=1)], noise=0.3)
+        session.chunk_head(chunk)
+        finish(session, FeatureHeadConfig(widths=[2, 1]))
+        texts.append([(record.tokens, record.acceptance_histogram) for record in session.records])
+    assert texts[0] == texts[1]

@@ -1,8 +1,9 @@
 """One forward pass over a tree of nodes, for any Hugging Face decoder, target or draft."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from fivefold import UserError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from . import attention
 from .attention import AttentionMethod, FullAttention, Pass
@@ -23,9 +25,31 @@ class Rows(NamedTuple):
     """What a pass yields for its nodes."""
 
     logits: Float[Tensor, "batch node vocab"] | None
-    """Float32 scores of the next token; None where none were asked for."""
+    """Float32 scores of the next token; None where none were asked for, or `head` is to make them.
+    """
     hidden: Float[Tensor, "batch node hidden"] | None
     """The last hidden state, after the final norm; None where it was not asked for."""
+    head: Callable[[Tensor], Tensor] | None = None
+    """Scores hidden states [row, hidden] as the pass would have, where it was told to leave that;
+    logits of all nodes together, batch * node * vocab * 4 bytes, need then never be there."""
+    head_chunk: int = 0
+    """Nodes to score at a time by `head`."""
+
+    def at(self, node: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
+        """Return the logits of one node a row."""
+        batch = torch.arange(len(node), device=node.device)
+        if self.logits is not None:
+            return self.logits[batch, node]
+        assert self.head is not None
+        return self.head(_known(self.hidden)[batch, node])
+
+    def chunks(self) -> Iterator[tuple[slice, Float[Tensor, "row vocab"]]]:
+        """Yield logits by `head`, some nodes at a time, and which nodes of all rows they are."""
+        assert self.head is not None
+        hidden = _known(self.hidden).flatten(0, 1)
+        for start in range(0, len(hidden), self.head_chunk):
+            span = slice(start, start + self.head_chunk)
+            yield span, self.head(hidden[span])
 
 
 class TreeForward:
@@ -74,6 +98,7 @@ class TreeForward:
         inputs_embeds: Float[Tensor, "batch node hidden"] | None = None,
         want_hidden: bool = False,
         want_logits: bool = True,
+        head_chunk: int = 0,
     ) -> Rows:
         """Append nodes to the cache, where they stay pending, and score what follows each.
 
@@ -86,18 +111,23 @@ class TreeForward:
             inputs_embeds: input vectors in place of tokens.
             want_hidden: also yield the last hidden state.
             want_logits: run the output layer.
+            head_chunk: leave the output layer to the rows' `head`, so many nodes at a time; 0: run
+                it. The hidden states are then in the numbers that the output layer reads.
 
         Raises:
             UserError: this model cannot attend by the method chosen.
         """
         positions = cache.lengths[:, None] + depths
         cache.open(depths)
-        head = want_logits and self.has_head
+        with_head = want_logits and self.has_head and not head_chunk
         if self.native and type(cache) is KVCache and type(self.method) is FullAttention:
             if inputs_embeds is None:
                 inputs_embeds = self._embed(tokens)
-            out = self.native(cache, inputs_embeds, positions, visible, head)
-            return Rows(out.logits, out.hidden.to(self.dtype) if want_hidden or not head else None)
+            out = self.native(cache, inputs_embeds, positions, visible, with_head)
+            if head_chunk:
+                return Rows(None, out.hidden, self.native.head, head_chunk)
+            hidden = out.hidden.to(self.dtype) if want_hidden or not with_head else None
+            return Rows(out.logits, hidden)
         inputs: dict[str, Any] = {
             "attention_mask": self._masks(cache, visible),
             "position_ids": positions,
@@ -108,11 +138,30 @@ class TreeForward:
             inputs["input_ids"] = tokens
         else:
             inputs["inputs_embeds"] = inputs_embeds
-        with self._attending() as carried, _last_hidden(self.decoder, head and want_hidden) as seen:
-            out = (self.module if head else self.decoder)(**inputs, **carried)
-        if head:
+        catch = _last_hidden(self.decoder, with_head and want_hidden)
+        with self._attending() as carried, catch as seen:
+            out = (self.module if with_head else self.decoder)(**inputs, **carried)
+        if with_head:
             return Rows(out.logits.float(), seen[0] if want_hidden else None)
+        if head_chunk:
+            head = partial(self._head, type(out))
+            return Rows(None, out.last_hidden_state, head, head_chunk)
         return Rows(None, out.last_hidden_state)
+
+    @torch.no_grad()
+    def _head(
+        self, kind: type[ModelOutput], hidden: Float[Tensor, "row hidden"]
+    ) -> Float[Tensor, "row vocab"]:
+        """Score last hidden states as the model itself does: output layer, scaling, soft cap.
+
+        Args:
+            kind: what the decoder returns.
+            hidden: after the final norm.
+        """
+        with _standing_in(self.module, kind(last_hidden_state=hidden[None])):
+            unread = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+            logits: Tensor = self.module(input_ids=unread, use_cache=False).logits[0]
+        return logits.float()
 
     def prefill(
         self,
@@ -219,6 +268,32 @@ def _last_hidden(decoder: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
+
+
+class _Given(nn.Module):
+    """Returns an output that is known already, whatever it is given."""
+
+    def __init__(self, out: ModelOutput) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, *_: Any, **__: Any) -> ModelOutput:
+        """Return it."""
+        return self.out
+
+
+@contextmanager
+def _standing_in(module: PreTrainedModel, out: ModelOutput) -> Iterator[None]:
+    """Put a given output in the place of a model's decoder meanwhile: its head then runs alone.
+
+    The decoder itself is not called: hooks on it must not see a pass where there is none.
+    """
+    name, decoder = module.base_model_prefix, module.base_model
+    module._modules[name] = _Given(out)
+    try:
+        yield
+    finally:
+        module._modules[name] = decoder
 
 
 def _attention_configs(module: PreTrainedModel) -> list[Any]:

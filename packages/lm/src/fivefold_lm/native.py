@@ -75,6 +75,11 @@ class NativeDecoder:
             spans=None if self.spans is None else self.spans(),
         )
 
+    def head(self, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row vocab"]:
+        """Score hidden states of a pass as the pass does, bit for bit."""
+        assert self.weights.head is not None
+        return self.weights.head.product(hidden)
+
     def _extend(self, last: int) -> None:
         """Compute the angles of positions up to `last` by the module's own rotary embedding."""
         while self._cosine.shape[0] <= last:

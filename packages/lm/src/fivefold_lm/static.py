@@ -89,6 +89,13 @@ class StaticDecoder:
         logits = None if scores.logits is None else scores.logits[:, :nodes]
         return Scores(scores.hidden[:, :nodes], logits)
 
+    def head(self, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row vocab"]:
+        """Score hidden states of a pass as the pass does."""
+        matrix = self.weights.head
+        assert matrix is not None
+        rows = hidden.to(matrix.weight.dtype).contiguous()
+        return self.operations.float_linear(rows, matrix.weight, matrix.bias)
+
     def _recorded(
         self,
         graphs: Graphs,

@@ -207,11 +207,11 @@ def cache_check(
     def compared(tree: object, state: object) -> object:
         nonlocal worst
         rows = verify(tree, state)  # type: ignore[arg-type]
-        assert rows.logits is not None
+        roots = rows.at(torch.zeros(session.batch, dtype=torch.long, device=session.model.device))
         for row, record in enumerate(session.records):
             if not record.finish_reason:
                 fresh = _plain_logits(session, session.tokens[row])
-                worst = max(worst, float((rows.logits[row, 0] - fresh).detach().abs().max()))
+                worst = max(worst, float((roots[row] - fresh).detach().abs().max()))
         return rows
 
     session.verify = compared  # type: ignore[assignment,method-assign]

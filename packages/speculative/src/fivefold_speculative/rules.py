@@ -45,7 +45,7 @@ class AcceptanceRule(Protocol):
 
         Args:
             tree: what was proposed.
-            rows: the target's logits at every node, [batch, node, vocab].
+            rows: the target's logits at every node, [batch, node, vocab], or what makes them.
             state: sampler, noise and history before the tree.
         """
         ...
@@ -72,12 +72,10 @@ class _WalkingRule:
 
     def accept(self, tree: TokenTree, rows: Rows, state: DecodeState) -> Accepted:
         """Visit at most one node a level; only visited nodes' logits become laws."""
-        assert rows.logits is not None
-        batch = torch.arange(len(tree.tokens), device=tree.tokens.device)
-        node, alive, history = torch.zeros_like(batch), state.active, state.history
+        node, alive, history = torch.zeros_like(tree.tokens[:, 0]), state.active, state.history
         path, tokens, visited = [], [], []
         for level, width in enumerate(tree.widths):
-            law = state.sampler.law(rows.logits[batch, node], history)  # [batch, vocab]
+            law = state.sampler.law(rows.at(node), history)  # [batch, vocab]
             visit = Visit(tree, node, _normalised(law.double()), state, level, width)
             token, child = self.step(visit)
             path.append(torch.where(alive, node, 0))
@@ -140,20 +138,10 @@ class GreedyRule(_WalkingRule):
         """Take the argmax of all nodes at once when no penalty depends on the path."""
         if state.sampler.needs_history:
             return super().accept(tree, rows, state)
-        assert rows.logits is not None
-        best = rows.logits.argmax(-1)  # [batch, node]
-        batch = torch.arange(len(best), device=best.device)
-        node, alive = torch.zeros_like(batch), state.active
-        path, tokens, visited = [], [], []
-        for _ in tree.widths:
-            token = best[batch, node]
-            path.append(torch.where(alive, node, 0))
-            tokens.append(torch.where(alive, token, 0))
-            visited.append(alive)
-            node = tree.child_with(node, token)
-            alive = alive & (node > 0)
-        count = torch.stack(visited, 1).sum(1)
-        return Accepted(torch.stack(path, 1), count, torch.stack(tokens, 1))
+        if rows.logits is not None:
+            return _follow(tree, rows.logits.argmax(-1), state)
+        best = torch.cat([logits.argmax(-1) for _, logits in rows.chunks()])
+        return _follow(tree, best.view_as(tree.tokens), state)
 
     def step(self, visit: Visit) -> tuple[Tensor, Tensor]:
         """Take the argmax of the law, which penalties may have moved."""
@@ -165,10 +153,26 @@ class LookupRule(_WalkingRule):
     """Draw the target's token first; a child that carries it stands.
 
     The token uses the noise that plain sampling uses at its position: same seed, same text,
-    whatever the drafter.
+    whatever the drafter. Source: SpecExec, arXiv 2406.02532, section 3.
     """
 
     name = Rule.LOOKUP
+
+    def accept(self, tree: TokenTree, rows: Rows, state: DecodeState) -> Accepted:
+        """Where logits are not all there, draw at every node inside its chunk of them.
+
+        All nodes of one depth share the noise of their position; draws at nodes that are not
+        reached are forgotten. Penalties depend on the path: with them only it is scored.
+        """
+        if rows.logits is not None or state.history is not None:
+            return super().accept(tree, rows, state)
+        noise = [state.uniform(Purpose.TARGET, level) for level in range(tree.levels)]
+        uniform = torch.cat(noise, 1).gather(1, tree.depths.clamp(max=tree.levels - 1)).flatten()
+        drawn = [
+            Sampler.draw(_normalised(state.sampler.law(logits).double()), uniform[span])
+            for span, logits in rows.chunks()
+        ]
+        return _follow(tree, torch.cat(drawn).view_as(tree.tokens), state)
 
     def step(self, visit: Visit) -> tuple[Tensor, Tensor]:
         """Draw by inverse CDF and look among the children."""
@@ -284,6 +288,21 @@ class WithoutReplacementRule(_TryingRule):
 def _none(rows: Bool[Tensor, " batch"]) -> bool:
     """Say that no row goes on, where asking is free: an accelerator would have to be waited for."""
     return rows.device.type == "cpu" and not bool(rows.any())
+
+
+def _follow(tree: TokenTree, emitted: Int[Tensor, "batch node"], state: DecodeState) -> Accepted:
+    """Walk from the root as long as a child carries the token that its parent emits."""
+    node, alive = torch.zeros_like(tree.tokens[:, 0]), state.active
+    path, tokens, visited = [], [], []
+    for _ in tree.widths:
+        token = emitted.gather(1, node[:, None])[:, 0]
+        path.append(torch.where(alive, node, 0))
+        tokens.append(torch.where(alive, token, 0))
+        visited.append(alive)
+        node = tree.child_with(node, token)
+        alive = alive & (node > 0)
+    count = torch.stack(visited, 1).sum(1)
+    return Accepted(torch.stack(path, 1), count, torch.stack(tokens, 1))
 
 
 def _filled(levels: list[Tensor], count: int) -> Int[Tensor, "batch level"]:

@@ -83,6 +83,7 @@ class Session:
         self._logprobs = min(logprobs, model.vocab_size)
         self._text = text
         self._want_hidden = False
+        self._head_chunk = 0
         self._cache: KVCache | None = None
         self.reused = [0] * len(requests)
         self._begin(requests)
@@ -121,6 +122,18 @@ class Session:
     def reserve(self, nodes: int) -> None:
         """Make room in the target's cache for trees of so many nodes, the root included."""
         self._headroom = max(self._headroom, nodes)
+
+    def chunk_head(self, nodes: int) -> None:
+        """Let the target's output layer score at most so many nodes at a time; 0: all at once.
+
+        For trees whose logits would not fit: rules then draw inside a chunk, or score only the
+        nodes that they visit.
+        """
+        self._head_chunk = nodes
+
+    def prefetch_target(self) -> None:
+        """Begin to load the weights that the next target pass reads first, where they stream."""
+        self._target.prefetch()
 
     def require(self, topology: TreeTopology, setting: str) -> None:
         """Refuse a tree that the target cannot verify, and make room for one that it can.
@@ -242,6 +255,7 @@ class Session:
             torch.minimum(tree.depths, last),
             tree.ancestors,
             want_hidden=self._want_hidden,
+            head_chunk=self._head_chunk,
         )
 
     def settle(self, tree: TokenTree, rows: Rows, accepted: Accepted) -> StepOutcome:
@@ -264,7 +278,7 @@ class Session:
             else None,
             accepted=accepted,
             count=count,
-            hidden=along(rows.hidden, accepted.path) if rows.hidden is not None else None,
+            hidden=self._hidden(rows, accepted),
             active=torch.tensor([not row.record.finish_reason for row in self.rows]),
             num_nodes=tree.num_nodes,
         )
@@ -317,6 +331,11 @@ class Session:
             return None
         return TextStream(self.model.tokenizer, context=request.tokens[-8:])
 
+    def _hidden(self, rows: Rows, accepted: Accepted) -> Float[Tensor, "batch level hidden"] | None:
+        if not self._want_hidden or rows.hidden is None:
+            return None
+        return along(rows.hidden, accepted.path).to(self.model.dtype)
+
     def _to_host(self, tree: TokenTree, rows: Rows, accepted: Accepted) -> list[Report]:
         """Copy one tensor a step; whole numbers below 2^53 survive float64."""
         levels, top = accepted.tokens.shape[1], max(self._logprobs, 0)
@@ -354,8 +373,7 @@ def along(
 
 def _logprobs(rows: Rows, accepted: Accepted, top: int) -> list[Tensor]:
     """Return own, best and best tokens' log-probabilities along the path, each [batch, -1]."""
-    assert rows.logits is not None
-    laws = along(rows.logits, accepted.path).log_softmax(-1)
+    laws = torch.stack([rows.at(node) for node in accepted.path.unbind(1)], 1).log_softmax(-1)
     best = laws.topk(top, dim=-1)
     own = laws.gather(-1, accepted.tokens[..., None])
     return [own.flatten(1), best.values.flatten(1), best.indices.flatten(1)]

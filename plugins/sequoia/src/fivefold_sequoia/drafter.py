@@ -161,7 +161,7 @@ def build(config: SequoiaConfig, session: Session) -> SequoiaDrafter:
     kind = DraftKind(config.kind)
     if kind is DraftKind.FEATURE_HEAD:
         session.model.require(Capability.HIDDEN_STATES)
-    draft = session.load_draft(config.draft, kind)
+    draft = session.load_draft(config.source, kind)
     vector, topology, setting = None, config.given_tree(), "drafting.topology"
     if topology is None:
         vector, setting = acceptance_of(config, session, draft), "drafting.nodes"

@@ -135,8 +135,8 @@ class ModelTreeDrafter:
     # Running the draft.
 
     def _slots(self) -> int:
-        """Return the most slots of the cache; a last step may accept more than the answer holds."""
-        return self._longest + self.topology.num_levels + self.num_late + len(self.topology.inner)
+        """Return the most slots of the cache."""
+        return self._longest + self._room()
 
     def _open(self, session: Session) -> list[int]:
         """Make the cache, or forget what the new prompts do not share; return what is held."""
@@ -158,6 +158,13 @@ class ModelTreeDrafter:
         self._plan = _Plan.of(self.topology, self.num_late, session.model.device)
         held: list[int] = self._cache.lengths.tolist()
         return held
+
+    def _room(self) -> int:
+        """Return the slots that a step needs beside the text's.
+
+        A last step may accept more than the answer may hold: as many as there are levels.
+        """
+        return self.topology.num_levels + self.num_late + len(self.topology.inner)
 
     def _read(self, tails: Sequence[Sequence[int]], device: torch.device) -> None:
         longest = max(map(len, tails))

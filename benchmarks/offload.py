@@ -1,0 +1,348 @@
+"""What SpecExec gains where the target's weights are read from disk in every pass.
+
+`python benchmarks/offload.py [--quick] [--out DIR]` writes `DIR/result.json`. Both sides are our
+engine on the same streamed target: plain decoding, and `drafting=specexec` with a resident draft,
+prompts interleaved; ratios are of tokens a second, the median over prompts. Figures:
+
+- `stream_share_of_disk`: bytes streamed in plain decoding over its wall time, prompts included,
+  over the bandwidth of direct reads of as many bytes in the same folder, the better of two
+  measurements, before and after;
+- `disk_ratio_unshaped_t0`: the ratio at temperature 0, the disk being as fast as it is;
+- `disk_ratio_t0`, `disk_ratio_t06`: the ratio at temperatures 0 and 0.6 with reads held to the rate
+  at which a target pass takes as long as 100 passes of the draft over one token, as in the
+  published set-ups; rows state the rate and the measured pass;
+- `equal_texts`: the share of texts that are those of plain decoding, by the same seed.
+
+A budget is chosen for each draft and rate on a prompt that is not measured, and so is the draft
+that the figures are of; rows hold all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from bounds import num_cores
+from contestants import Answered, Ours, ours
+from fivefold import UserError
+from fivefold.cache import cache_folder
+from fivefold.result import Result
+from fivefold_lm import KVCache, LanguageModel, ModelConfig, Sampler, SamplingConfig, load_model
+from fivefold_lm.offload.streamed import Offload, offload_of
+from fivefold_speculative import DraftKind, DraftLoader, DraftModel
+from fivefold_speculative.prompt_sets import chat_prompts, spread
+
+DRAFTS: dict[str, dict[str, Any]] = {
+    "shipped": {"draft": "shipped"},
+    "shipped head": {"draft": "shipped", "kind": "feature_head"},
+    "quantised 6 bits": {"draft": "quantised", "bits": 6},
+    "quantised 5 bits": {"draft": "quantised", "bits": 5},
+}
+PASSES = 100
+"""Draft passes that a target pass costs in the published set-ups (a 7B draft, a 70B target)."""
+TEMPERATURES = {"t0": 0.0, "t06": 0.6}
+BLOCK = 4 << 20
+READERS = (1, 2, 4, 8)
+"""Blocks that are asked of the disk at the same time: what it takes to have its bandwidth."""
+MEGA = 1e6
+
+
+@dataclass(frozen=True)
+class Case:
+    """How much is measured."""
+
+    prompts: int
+    tokens: int
+    budgets: tuple[int, ...]
+    probe: int
+    """New tokens of the prompt on which a budget is chosen."""
+
+
+FULL = Case(prompts=6, tokens=64, budgets=(16, 32, 64, 128, 256), probe=32)
+QUICK = Case(prompts=2, tokens=24, budgets=(16, 64), probe=16)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One draft at one rate.
+
+    Args:
+        draft: its name here.
+        promise: ratio on the prompt on which the budget was chosen.
+        ratios: by temperature.
+    """
+
+    draft: str
+    promise: float
+    ratios: dict[str, float]
+
+
+def main() -> int:
+    """Measure, print, write; 1 when a text differs."""
+    options = read_options()
+    case = QUICK if options.quick else FULL
+    result = Result("benchmarks/offload")
+    result.environment |= {"quick_case": options.quick, **vars(case)}
+    torch.set_num_threads(num_cores())
+    config = ModelConfig(
+        name=options.model, dtype=options.dtype, offload="disk", memory=options.memory
+    )
+    bench = Bench(config, case, result)
+    bench.measure({name: DRAFTS[name] for name in options.drafts})
+    options.out.mkdir(parents=True, exist_ok=True)
+    result.write(options.out)
+    for figure, value in result.figures.items():
+        print(f"{figure} = {value}")
+    return 0 if result.figures["equal_texts"] == 1.0 else 1
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a smaller case")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/offload"))
+    parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
+    parser.add_argument("--dtype", default="bfloat16", help="as in `model.dtype=NAME`")
+    parser.add_argument("--memory", default="80MiB", help="as in `model.memory=SIZE`")
+    parser.add_argument("--drafts", nargs="*", choices=list(DRAFTS), default=list(DRAFTS))
+    return parser.parse_args()
+
+
+class Bench:
+    """The measurements of one target, by draft and rate.
+
+    Args:
+        config: the streamed target.
+        case: how much is measured.
+        result: takes rows and figures.
+    """
+
+    def __init__(self, config: ModelConfig, case: Case, result: Result) -> None:
+        self.config, self.case, self.result = config, case, result
+        self.equal: list[bool] = []
+
+    def measure(self, drafts: dict[str, dict[str, Any]]) -> None:
+        """Measure at the disk's own rate, then at the rate that suits each draft."""
+        target = Target(self.config)
+        prompts = spread(chat_prompts("held_out"), self.case.prompts + 1)
+        self.probe, *self.prompts = [target.model.encode(prompt.content) for prompt in prompts]
+        self.result.environment |= target.offload.environment()
+        nbytes = target.offload.bytes_per_pass
+        disk = direct_read_rate(nbytes)
+        share = self._stream_rate(target)
+        unshaped, costs = [], {}
+        for name, settings in drafts.items():
+            draft = draft_of(target.model, settings)
+            if draft is not None:
+                costs[name] = draft_pass_seconds(draft)
+                unshaped.append(self._draft_at(target, name, settings, 0.0, {"t0": 0.0}))
+        disk = max(disk, direct_read_rate(nbytes))
+        del target
+        shaped = []
+        for name, cost in costs.items():
+            rate = nbytes / (PASSES * cost)
+            row = {"draft": name, "t_draft": cost, "rate_mb_s": rate / MEGA}
+            if rate > disk:
+                print(f"{name}: the disk is slower than {PASSES} draft passes a target pass as is")
+            slowed = Target(replace(self.config, disk_rate=rate / MEGA))
+            row["t_target"] = self._pass_seconds(slowed)
+            self.result.rows.append({"what": "rate", **row})
+            shaped.append(self._draft_at(slowed, name, drafts[name], rate, TEMPERATURES))
+            del slowed
+        figures = self.result.figures
+        self.result.environment |= {"disk_bytes_per_second": disk}
+        figures["stream_share_of_disk"] = share / disk
+        figures["disk_ratio_unshaped_t0"] = best_of(unshaped).ratios["t0"]
+        for when in TEMPERATURES:
+            figures[f"disk_ratio_{when}"] = best_of(shaped).ratios[when]
+        figures["equal_texts"] = statistics.mean(self.equal)
+        chosen = {"unshaped": best_of(unshaped).draft, "shaped": best_of(shaped).draft}
+        self.result.environment |= {"drafts_of_the_figures": chosen}
+
+    def _draft_at(
+        self,
+        target: Target,
+        name: str,
+        settings: dict[str, Any],
+        rate: float,
+        temperatures: dict[str, float],
+    ) -> Measured:
+        """Choose a budget on the probe, then measure prompt by prompt, plain decoding beside it."""
+        plain = self._probe_speed(target, "none")
+        tried = {
+            budget: self._probe_speed(target, {"specexec": {**settings, "budget": budget}}) / plain
+            for budget in self.case.budgets
+        }
+        budget = max(tried, key=tried.__getitem__)
+        spec = {"specexec": {**settings, "budget": budget}}
+        ratios = {}
+        for when, temperature in temperatures.items():
+            sampling = SamplingConfig(temperature=temperature)
+            sides = target.contestant("none", sampling), target.contestant(spec, sampling)
+            found = [self._pair(*sides, prompt) for prompt in self.prompts]
+            ratios[when] = statistics.median(speed(ours) / speed(base) for base, ours in found)
+            self.result.rows.append(
+                {
+                    "what": "ratio",
+                    "draft": name,
+                    "rate_mb_s": rate / MEGA or None,
+                    "temperature": temperature,
+                    "budget": budget,
+                    "tried": tried,
+                    "ratio": ratios[when],
+                    "ratios": [speed(ours) / speed(base) for base, ours in found],
+                    "tokens_per_pass": statistics.mean(
+                        len(ours.tokens) / ours.passes for _, ours in found
+                    ),
+                    "stages": [dict(ours.stages) for _, ours in found],
+                }
+            )
+            print(f"{name}, {when}, budget {budget}: {ratios[when]:.2f}", flush=True)
+        return Measured(name, tried[budget], ratios)
+
+    def _probe_speed(self, target: Target, spec: str | dict[str, Any]) -> float:
+        """Return tokens a second on the prompt that is not measured, once all is warm."""
+        contestant = target.contestant(spec, SamplingConfig())
+        contestant.answer(self.probe, 2)
+        return speed(contestant.answer(self.probe, self.case.probe))
+
+    def _pair(self, plain: Ours, drafting: Ours, prompt: Sequence[int]) -> tuple[Answered, ...]:
+        base = plain.answer(prompt, self.case.tokens)
+        found = drafting.answer(prompt, self.case.tokens)
+        self.equal.append(base.tokens == found.tokens)
+        return base, found
+
+    def _stream_rate(self, target: Target) -> float:
+        """Return bytes a second that plain decoding streams, wall time."""
+        plain = target.contestant("none", SamplingConfig())
+        plain.answer(self.probe, 2)
+        before, begin = target.offload.done().nbytes, time.perf_counter()
+        for prompt in self.prompts:
+            plain.answer(prompt, self.case.tokens)
+        return (target.offload.done().nbytes - before) / (time.perf_counter() - begin)
+
+    def _pass_seconds(self, target: Target) -> float:
+        """Return the seconds of a target pass over one token."""
+        answer = target.contestant("none", SamplingConfig()).answer(self.probe, 6)
+        return answer.stages["t_target"] / answer.passes
+
+
+class Target:
+    """The target, streamed, and the drafts that were loaded for it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.model = load_model(config, print)
+        found = offload_of(self.model.module)
+        if found is None or not found.bytes_per_pass:
+            sys.exit("all layers fit into --memory: nothing is streamed")
+        self.offload: Offload = found
+        self._drafts = DraftLoader(self.model)
+
+    def contestant(self, spec: str | dict[str, Any], sampling: SamplingConfig) -> Ours:
+        """Return our loop on this target."""
+        one = ours(self.model, spec)
+        sampler = Sampler(sampling, vocab_size=self.model.vocab_size)
+        return replace(one, engine=replace(one.engine, sampler=sampler, drafts=self._drafts))
+
+
+def best_of(measured: Sequence[Measured]) -> Measured:
+    """Return the draft that promised most on the prompt that is not measured."""
+    return max(measured, key=lambda each: each.promise)
+
+
+def speed(answer: Answered) -> float:
+    """Return tokens a second."""
+    return len(answer.tokens) / answer.seconds
+
+
+def draft_of(target: LanguageModel, settings: dict[str, Any]) -> DraftModel | None:
+    """Return a draft, or say why there is none and go on without."""
+    name = settings["draft"]
+    source = f"{name}:{settings['bits']}" if name == "quantised" else name
+    try:
+        return DraftLoader(target)(source, DraftKind(settings.get("kind", "independent")))
+    except UserError as error:
+        print(f"left out: {error}")
+        return None
+
+
+def draft_pass_seconds(draft: DraftModel, passes: int = 30) -> float:
+    """Return the median seconds of a draft's pass over one token, its output layer included."""
+    forward, cache = draft.forward(), KVCache.for_module(draft.module, 1, 64)
+    token, depth = torch.tensor([[1]]), torch.tensor([[0]])
+    seen = torch.ones(1, 1, 1, dtype=torch.bool)
+    embeds = None
+    if draft.embed is not None:
+        size = int(draft.module.config.hidden_size)
+        embeds = draft.embed(token, torch.zeros(1, 1, size, dtype=draft.module.dtype))
+    times = []
+    for _ in range(passes):
+        begin = time.perf_counter()
+        rows = forward(
+            cache,
+            token if embeds is None else None,
+            depth,
+            seen,
+            inputs_embeds=embeds,
+            want_hidden=draft.head is not None,
+            want_logits=draft.head is None,
+        )
+        draft.logits(rows.logits, rows.hidden)
+        times.append(time.perf_counter() - begin)
+        cache.rewind(torch.zeros(1, dtype=torch.long))
+    return statistics.median(times)
+
+
+def direct_read_rate(nbytes: int, rounds: int = 3) -> float:
+    """Return bytes a second of reading a file past the page cache, in the folder of the caches.
+
+    Args:
+        nbytes: of the file; what one pass streams.
+        rounds: how often it is read by each number of readers; the fastest counts.
+    """
+    blocks = -(-nbytes // BLOCK)
+    with tempfile.NamedTemporaryFile(dir=cache_folder()) as file:
+        for _ in range(blocks):
+            file.write(os.urandom(BLOCK))
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            source = os.open(file.name, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+        except OSError:  # a file system that knows no direct reads
+            source = os.open(file.name, os.O_RDONLY)
+        try:
+            taken = [_read(source, blocks, each) for each in READERS for _ in range(rounds)]
+        finally:
+            os.close(source)
+    return blocks * BLOCK / min(taken)
+
+
+def _read(source: int, blocks: int, readers: int) -> float:
+    """Return the seconds that some readers take together for all blocks of a file."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read(first: int) -> None:
+        buffer = mmap.mmap(-1, BLOCK)  # begins at a page, as direct reads ask
+        for block in range(first, blocks, readers):
+            os.preadv(source, [buffer], block * BLOCK)
+
+    with ThreadPoolExecutor(readers) as pool:
+        begin = time.perf_counter()
+        list(pool.map(read, range(readers)))
+        return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    sys.exit(main())
