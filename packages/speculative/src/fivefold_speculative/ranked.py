@@ -119,9 +119,21 @@ class RankedAcceptance:
         root_row = self.row(0, root_class)
         chances = self._chances(topology, root_row)
         ends = [0.0] * self.num_classes
+        tails: dict[tuple[float, ...], list[list[float]]] = {}
         for node, chance in enumerate(chances):
             row = root_row if node == 0 else self._row_of(topology, node)
-            for place in range(len(topology.children[node]), self.width):
-                ends[self.class_of(place)] += chance * row[place]
-            ends[-1] += chance * max(0.0, 1 - sum(row))
+            if row not in tails:
+                tails[row] = self._tails(row)
+            missing = tails[row][min(len(topology.children[node]), self.width)]
+            ends = [end + chance * share for end, share in zip(ends, missing, strict=True)]
         return ends
+
+    def _tails(self, row: Sequence[float]) -> list[list[float]]:
+        """Return the law of the class of what ends at a node, by the number of its children."""
+        none = [0.0] * (self.num_classes - 1) + [max(0.0, 1 - sum(row))]
+        tails = [none]
+        for place in range(self.width - 1, -1, -1):
+            tail = list(tails[-1])
+            tail[self.class_of(place)] += row[place]
+            tails.append(tail)
+        return tails[::-1]
