@@ -63,7 +63,7 @@ DRAWS = 4
 """How often children are drawn at every position of a text that is measured on."""
 METHODS: dict[str, Callable[[int], Mapping[str, Any]]] = {
     "sequoia": lambda n: {"nodes": n, "levels": min(n, 16), "replan": 0.0},
-    "specexec": lambda n: {"nodes": n},
+    "specexec": lambda n: {"budget": n},
     "specinfer": lambda n: {"widths": specinfer_widths(n)},
     "chain": lambda n: {"length": min(n - 1, 63)},
 }

@@ -47,7 +47,7 @@ def record() -> None:
         trees.append(grown(growth))
         return trees[-1]
 
-    Growth.tree = watched  # type: ignore[method-assign]
+    Growth.tree = watched  # type: ignore[method-assign, assignment]
     rule = rule_for("auto", drafter, session.sampler)
     best: dict[str, Any] = {"taken": []}
     for outcome in decode(session, drafter, rule, NoCorrection()):
