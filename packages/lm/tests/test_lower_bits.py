@@ -81,6 +81,15 @@ class TestCopy:
             lower_bits_copy(model, 5, cpu_library(), lambda: TEXTS, said.append)
         assert len(said) == 1
 
+    def test_a_damaged_copy_is_made_anew(self, cache):
+        model, said = tiny_model(vocab=32, hidden_size=64, intermediate_size=96), []
+        lower_bits_copy(model, 5, cpu_library(), lambda: TEXTS, said.append)
+        (file,) = cache.glob("models/*-5bits-*/blocks.safetensors")
+        file.write_bytes(file.read_bytes()[:-9])
+        _, report = lower_bits_copy(model, 5, cpu_library(), lambda: TEXTS, said.append)
+        assert report.bits == 5
+        assert "damaged and made anew" in said[1]
+
     def test_a_copy_that_would_be_the_model_is_refused_by_name(self):
         model = tiny_model(vocab=32, hidden_size=64, intermediate_size=96)
         for part in model.module.modules():

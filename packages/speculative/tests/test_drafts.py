@@ -248,3 +248,11 @@ def test_chat_benchmark_prompts_are_read_in_each_form(exclusion, tmp_path):
     listed = exclusion.benchmark_exclusion(path)
     for text in ("one two three four five", "six seven eight nine", "ten eleven twelve thirteen"):
         assert listed.refuses(f"and {text} again")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04garbage" * 50])
+def test_a_damaged_file_is_no_draft(tmp_path, target, content):
+    file = tmp_path / "draft.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged, or no draft file"):
+        load_independent(file, target)

@@ -90,14 +90,14 @@ def test_what_does_not_promise_more_than_the_margin_is_not_chosen(monkeypatch, s
 
 def test_a_method_that_fails_takes_no_other_down(session):
     said = []
-    session.say = said.append
     method = Method("broken", AutoConfig, "fivefold_speculative.planner.broken:build", "", "")
-    assert plans._candidates(method, None, None, said.append) == []
+    asked = MachineProfile(session), plans._Acceptance(session)
+    assert plans._candidates(method, *asked, said.append) == []
     assert "drafting=broken offers nothing" in said[0]
 
 
 def test_an_unknown_method_is_refused(session):
-    with pytest.raises(UserError, match="no such drafting method"):
+    with pytest.raises(UserError, match=r"no such drafting method.*drafting\.methods=chian"):
         make_plan(session, ["chian"], 0.03)
 
 

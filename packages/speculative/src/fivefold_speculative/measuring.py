@@ -267,7 +267,8 @@ def remembered_acceptance(
             return AcceptanceVector.read(path)
     except UserError:
         pass  # a file that was damaged is measured anew
-    say(f"measuring how often draft {draft.name} is right (once; remembered in {path.parent})")
+    kind = DraftKind.INDEPENDENT if draft.embed is None else DraftKind.FEATURE_HEAD
+    say(f"measuring how often draft {draft.name} ({kind}, {proposal}) is right (once)")
     if online:
         prompts = [target.encode(p.content) for p in spread(chat_prompts("open"), NUM_PROMPTS)]
         vector = measure_online(

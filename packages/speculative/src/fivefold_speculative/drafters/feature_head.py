@@ -81,7 +81,7 @@ class FeatureHeadDrafter(ModelTreeDrafter):
             self._pad_late()
 
     def _pad_late(self) -> None:
-        missing = self.num_late - self._late.shape[1]
+        missing = max(self.num_late - self._late.shape[1], 0)
         self._late = functional.pad(self._late, (0, missing))
         self._features = functional.pad(self._features, (0, 0, 0, missing))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,9 +54,16 @@ def write_draft(path: Path, tensors: dict[str, Tensor], vocab_ids: Tensor, card:
 
 
 def read_card(path: Path) -> DraftCard:
-    """Read a draft file's header only."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    """Read a draft file's header only.
+
+    Raises:
+        ValueError: the file is damaged, or no draft.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no draft file ({error})") from error
     if "draft" not in metadata:
         raise ValueError(f"{path} is no draft file: its header has no `draft` entry")
     return DraftCard(**json.loads(metadata["draft"]))

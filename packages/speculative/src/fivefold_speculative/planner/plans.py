@@ -145,7 +145,10 @@ def _candidates(
     try:
         module = import_module(method.build.partition(":")[0])
         offer = getattr(module, "candidates", None)
-        return [] if offer is None else offer(profile, acceptance)
+        if offer is None:
+            say(f"drafting={method.name} offers nothing that could be planned")
+            return []
+        return list(offer(profile, acceptance))
     except UserError:
         return []  # nothing of it suits this target
     except Exception as error:  # somebody else's code
@@ -182,7 +185,12 @@ def _methods(names: Sequence[str]) -> list[Method]:
     task = TASKS[0]
     known = installed().methods(task, "drafting")
     for name in names:
-        installed().method(task, "drafting", name)
+        try:
+            installed().method(task, "drafting", name)
+        except UserError as error:
+            raise UserError(
+                error.problem, setting="drafting.methods", value=name, remedy=error.remedy
+            ) from error
     return [
         method
         for name, method in known.items()
