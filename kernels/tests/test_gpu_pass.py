@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import jaxtyping
 import pytest
 import torch
 from fivefold_kernels import DecoderWeights, FloatMatrix, LayerWeights, UnsupportedError
@@ -65,7 +66,8 @@ def test_tiles_of_a_product_do_not_follow_from_the_number_of_rows(monkeypatch, d
         def __getitem__(self, grid):
             return lambda *given, **options: launches.append((grid[1:], given[6:], options))
 
-    fake = types.SimpleNamespace(multiply=Multiply(), tl=kernels.tl, triton=kernels.triton)
+    fake = types.ModuleType("fake")
+    fake.multiply, fake.tl, fake.triton = Multiply(), kernels.tl, kernels.triton
     monkeypatch.setattr(linear, "load_kernels", lambda name: fake)
     monkeypatch.setattr(linear, "check_dense", lambda *given: None)
     for rows in (1, 2, 16, 17, 64, 65, 256):
@@ -236,7 +238,8 @@ for capability in (80, 90):
     assert done.returncode == 0, done.stderr
 
 
-def test_what_the_kernels_would_misread_is_refused():
+def test_what_the_kernels_would_misread_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # else it refuses them first
     x, weight = numbers(2, 16), numbers(4, 16)
     for given, said in (
         ((x.double(), weight), "must be float32, bfloat16 or float16"),

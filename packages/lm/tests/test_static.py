@@ -8,6 +8,7 @@ import pytest
 import torch
 from fivefold import UserError
 from fivefold_kernels import UnsupportedError
+from fivefold_kernels.decoder.cpu import Scores
 from fivefold_kernels.decoder.gpu import plain_operations
 from fivefold_lm import FullAttention, KVCache, ModelConfig, TreeForward, load_model, self_test
 from fivefold_lm import kernels as lm_kernels
@@ -160,10 +161,11 @@ def test_results_are_not_overwritten_by_the_next_pass():
     forward, cache = TreeForward(module, FullAttention()), KVCache.for_module(module, 1, 8)
     one = torch.ones(1, 1, 1, dtype=torch.bool)
     first = forward(cache, torch.tensor([[5]]), torch.tensor([[0]]), one, want_hidden=True)
-    kept = [each.clone() for each in first]
+    kept = first.logits.clone(), first.hidden.clone()
     cache.rewind(torch.tensor([0]))
     forward(cache, torch.tensor([[6]]), torch.tensor([[0]]), one, want_hidden=True)
-    assert all(map(torch.equal, first, kept))
+    assert torch.equal(first.logits, kept[0])
+    assert torch.equal(first.hidden, kept[1])
 
 
 def test_keys_and_values_stay_where_they_are_as_a_text_grows():
@@ -224,9 +226,10 @@ def test_graphs_used_longest_ago_are_forgotten():
 
     def run(key):
         def body(held):
-            return held[0] + 1, None
+            return Scores(held[0] + 1, None)
 
-        assert graphs.run(key, [torch.ones(2)], body).hidden.tolist() == [2, 2]
+        found = graphs.run(key, [torch.ones(1, 1, 2)], body)
+        assert found.hidden.tolist() == [[[2, 2]]]
 
     for key, recorded in [("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4)]:
         run(key)

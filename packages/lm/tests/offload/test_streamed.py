@@ -63,7 +63,8 @@ def scores(model):
         nodes = torch.arange(16).view(2, 8) * 3 % 40
         out.append(forward(cache, nodes, seen.sum(-1) - 1, seen, want_hidden=True))
         cache.keep(torch.tensor([[0, 1, 3], [0, 2, 0]]), torch.tensor([3, 2]))
-    return [tensor for rows in out for tensor in rows if tensor is not None]
+    found = [tensor for rows in out for tensor in (rows.logits, rows.hidden)]
+    return [tensor for tensor in found if tensor is not None]
 
 
 def assert_same(model, settings):

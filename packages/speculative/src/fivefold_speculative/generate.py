@@ -167,7 +167,7 @@ def write(
 def _prepare(engine: Engine, jobs: Sequence[Job]) -> None:
     """Let drafts be read, measured and planned with before the clock starts."""
     with suppress(UserError):  # said when the batch is decoded
-        engine.batch([job.request for job in jobs], text=False)
+        engine.drafting(engine.session([job.request for job in jobs], text=False))
 
 
 def _report(answers: list[Answer], seconds: float, run: Run) -> None:

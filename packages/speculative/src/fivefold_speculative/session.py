@@ -139,8 +139,7 @@ class Session:
         """Refuse a tree that the target cannot verify, and make room for one that it can.
 
         Raises:
-            UserError: with the model's reason, and a chain as the way out where it has one; or
-                more nodes than a row may hold tokens.
+            UserError: with the model's reason, and a chain as the way out where it has one.
         """
         wanted = Capability.CROPPABLE if topology.is_chain else Capability.TREE_ATTENTION
         if wanted not in self.model.capabilities:
@@ -149,14 +148,6 @@ class Session:
                 f"{self.model.name} cannot verify this tree: {self.model.why_not[wanted]}",
                 setting=setting,
                 remedy="choose drafting=chain" if can_chain else "choose another model",
-            )
-        if topology.num_nodes > self._limit:
-            is_context = self._limit_setting == "prompt"
-            raise UserError(
-                f"the tree has {topology.num_nodes} nodes, and the "
-                f"{'context' if is_context else 'cache'} holds {self._limit} tokens",
-                setting=setting,
-                remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
             )
         self.reserve(topology.num_nodes)
 
