@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 from fivefold import UserError
@@ -15,6 +14,8 @@ from fivefold_lm import (
     FullAttention,
     LanguageModel,
     ModelConfig,
+    Sampler,
+    SamplingConfig,
     TreeForward,
     load_model,
 )
@@ -95,6 +96,11 @@ class DraftModel:
             )
         num_words = min(draft.vocab_size, target.vocab_size)
         return cls(draft.module, None, None, None, num_words, draft.context_len, draft.name)
+
+    @property
+    def kind(self) -> DraftKind:
+        """What it reads."""
+        return DraftKind.INDEPENDENT if self.embed is None else DraftKind.FEATURE_HEAD
 
     def forward(self) -> TreeForward:
         """Return what runs it over nodes of a tree."""
@@ -186,7 +192,7 @@ class DraftLoader:
         Raises:
             UserError: our CPU kernels do not run here, or the copy would be the target itself.
         """
-        from .own_texts import own_texts  # decoding needs sessions, and they need drafts
+        from .measuring import own_texts  # decoding needs sessions, and they need drafts
 
         target = self._target
         speedup = speedup_of(target.module)
@@ -199,8 +205,14 @@ class DraftLoader:
                 "a smaller model",
             )
         kernels = replace(speedup.kernels.for_drafts(), name=f"{speedup.kernels.name}-{bits}bits")
-        texts = partial(own_texts, target)
-        module, report = lower_bits_copy(target, bits, speedup.kernels.library, texts, self._say)
+        greedy = Sampler(SamplingConfig(), vocab_size=target.vocab_size)
+        module, report = lower_bits_copy(
+            target,
+            bits,
+            speedup.kernels.library,
+            lambda: own_texts(target, greedy).tokens,
+            self._say,
+        )
         self._say(f"draft: {target.name} in {report}")
         hold_packed(module, kernels)
         return DraftModel(

@@ -24,7 +24,7 @@ from ._words import Proposal, Rule
 from .acceptance import AcceptanceVector
 from .corrector import NoCorrection
 from .decode import decode
-from .draft_model import DraftKind, DraftModel
+from .draft_model import DraftModel
 from .drafter import Drafter
 from .drafters.feature_head import FeatureHeadDrafter
 from .drafters.model_tree import ModelTreeDrafter, draft_law_sampler
@@ -267,8 +267,7 @@ def remembered_acceptance(
             return AcceptanceVector.read(path)
     except UserError:
         pass  # a file that was damaged is measured anew
-    kind = DraftKind.INDEPENDENT if draft.embed is None else DraftKind.FEATURE_HEAD
-    say(f"measuring how often draft {draft.name} ({kind}, {proposal}) is right (once)")
+    say(f"measuring how often draft {draft.name} ({draft.kind}, {proposal}) is right (once)")
     if online:
         prompts = [target.encode(p.content) for p in spread(chat_prompts("open"), NUM_PROMPTS)]
         vector = measure_online(
@@ -321,8 +320,7 @@ def acceptance_path(
 def draft_fingerprint(draft: DraftModel) -> str:
     """Return a hash of a draft's weights and words, of its output too where that is its own."""
     words = [] if draft.vocab_ids is None else draft.vocab_ids.tolist()
-    kind = DraftKind.INDEPENDENT if draft.embed is None else DraftKind.FEATURE_HEAD
-    named = f"{fingerprint(draft.module)} {draft.num_words} {words} {kind}"
+    named = f"{fingerprint(draft.module)} {draft.num_words} {words} {draft.kind}"
     return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 

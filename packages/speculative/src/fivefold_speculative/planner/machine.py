@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -15,7 +14,6 @@ from statistics import median
 
 import torch
 from fivefold import UserError
-from fivefold.cache import cache_folder
 from fivefold.version import __version__
 from fivefold_lm import KVCache, TreeForward
 from fivefold_lm.kernels import speedup_of
@@ -33,6 +31,7 @@ from ..record import Request
 from ..rules import rule_for
 from ..session import Session
 from ..topology import TreeTopology
+from .notes import note_path, write_note
 
 TARGET_NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 DRAFT_NODES = (1, 2, 4, 8, 16, 32, 64)
@@ -112,7 +111,7 @@ class MachineProfile:
     def _once(self, name: str, measure: Callable[[], float]) -> float:
         if name not in self._known:
             self._known[name] = measure()
-            _write(self._path, self._known)
+            write_note(self._path, self._known)
         return self._known[name]
 
     def _target(self, nodes: int) -> float:
@@ -234,12 +233,7 @@ def _path(session: Session) -> Path | None:
         torch.__version__,
         __version__,
     ]
-    try:
-        folder = cache_folder() / _FOLDER
-        folder.mkdir(exist_ok=True)
-    except (UserError, OSError):
-        return None
-    return folder / f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]}.json"
+    return note_path(_FOLDER, named)
 
 
 def device_name(device: torch.device) -> str:
@@ -263,15 +257,3 @@ def _read(path: Path | None) -> dict[str, float]:
         return {str(name): float(seconds) for name, seconds in known.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}  # none yet, or damaged: measured anew
-
-
-def _write(path: Path | None, known: dict[str, float]) -> None:
-    """Write the times whole or not at all; a cache that cannot be written is no error."""
-    if path is None:
-        return
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        draft.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fivefold import Method, UserError
-from fivefold.cache import cache_folder
 from fivefold.discovery import installed
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +21,7 @@ from ..measuring import remembered_acceptance
 from ..session import Session
 from ..task_configs import TASKS
 from .machine import MachineProfile
+from .notes import note_path, write_note
 
 PLAIN = "none"
 AUTO = "auto"
@@ -208,13 +206,7 @@ def _path(
     config = session.sampler.config
     cuts = [config.temperature, config.top_k, config.top_p, config.min_p]
     builds = sorted(method.build for method in methods)
-    named = json.dumps([profile.key, builds, cuts, margin])
-    try:
-        folder = cache_folder() / _FOLDER
-        folder.mkdir(exist_ok=True)
-    except (UserError, OSError):
-        return None
-    return folder / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
+    return note_path(_FOLDER, [profile.key, builds, cuts, margin])
 
 
 def _read(path: Path | None) -> Plan | None:
@@ -230,12 +222,5 @@ def _read(path: Path | None) -> Plan | None:
 
 def write(path: Path | None, plan: Plan) -> None:
     """Remember a plan, whole or not at all; a cache that cannot be written is no error."""
-    if path is None:
-        return
     record = {"chosen": plan.chosen, "offers": [asdict(offer) for offer in plan.offers]}
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
+    write_note(path, record)
