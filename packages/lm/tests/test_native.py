@@ -7,55 +7,15 @@ from fivefold_kernels import runs_here
 from fivefold_kernels.native.library import has_compiler
 from fivefold_lm import FullAttention, KVCache, TreeForward, self_test
 from fivefold_lm.kernels import choose_kernels, kernels_folder, speed_up, speedup_of
-from fivefold_lm.testing import tiny_model
+from fivefold_lm.testing import llama_family, random_module, tiny_model
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
     LlamaModel,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 4096,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e5,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-FAMILY = {
-    "llama": LlamaConfig(**SIZES),
-    "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
-    "llama with scaled positions": LlamaConfig(**SIZES, rope_parameters=LLAMA3),
-    "llama with tied embeddings": LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES),
-}
-
-
-def module_of(config, dtype=torch.float32):
-    torch.manual_seed(0)
-    module = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    with torch.no_grad():
-        for weight in module.parameters():  # norms and biases away from one and zero
-            weight.add_(0.05 * torch.randn_like(weight))
-    return module.to(dtype)
+FAMILY = llama_family()
 
 
 def sped_up(module, name="auto", weights="float"):
@@ -82,7 +42,7 @@ def read(module, tokens, chunk=512):
 @pytest.mark.parametrize("kernels", runs_here())
 @pytest.mark.parametrize("config", FAMILY.values(), ids=FAMILY)
 def test_logits_and_hidden_states_are_those_of_transformers(config, kernels):
-    module, tokens = module_of(config), torch.arange(150)[None] * 7 % 60
+    module, tokens = random_module(config), torch.arange(150)[None] * 7 % 60
     wanted = module(tokens, output_hidden_states=True)
     done = sped_up(module, kernels)
     assert done.decoder is not None, done.why_not
@@ -94,10 +54,10 @@ def test_logits_and_hidden_states_are_those_of_transformers(config, kernels):
 
 
 def test_bfloat16_is_that_of_float32_within_its_rounding():
-    exact = module_of(FAMILY["qwen3"], torch.bfloat16)
+    exact = random_module(FAMILY["qwen3"], torch.bfloat16)
     tokens = torch.arange(40)[None] * 7 % 60
     wanted = exact.float()(tokens).logits
-    module = module_of(FAMILY["qwen3"], torch.bfloat16)
+    module = random_module(FAMILY["qwen3"], torch.bfloat16)
     stock = module(tokens).logits.float()
     sped_up(module)
     ours = read(module, tokens)[0]
@@ -107,7 +67,7 @@ def test_bfloat16_is_that_of_float32_within_its_rounding():
 @pytest.mark.parametrize("weights", ["float", "int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_text_read_in_any_chunks_has_the_same_logits_bitwise(dtype, weights):
-    module, tokens = module_of(FAMILY["llama"], dtype), torch.arange(150)[None] * 7 % 60
+    module, tokens = random_module(FAMILY["llama"], dtype), torch.arange(150)[None] * 7 % 60
     sped_up(module, weights=weights)
     one_by_one = read(module, tokens, chunk=1)
     for chunk in (2, 3, 8, 33, 64, 150):
@@ -117,7 +77,7 @@ def test_a_text_read_in_any_chunks_has_the_same_logits_bitwise(dtype, weights):
 
 
 def test_revert_leaves_the_model_as_it_was():
-    module = module_of(FAMILY["llama"])
+    module = random_module(FAMILY["llama"])
     before = {name: (id(part), type(part)) for name, part in module.named_modules()}
     weights = {name: weight.clone() for name, weight in module.state_dict().items()}
     done = sped_up(module)
@@ -132,7 +92,7 @@ def test_revert_leaves_the_model_as_it_was():
 
 def test_a_bare_decoder_runs_without_an_output_layer():
     torch.manual_seed(0)
-    module = LlamaModel(LlamaConfig(**SIZES)).eval().requires_grad_(False)
+    module = LlamaModel(FAMILY["llama"]).eval().requires_grad_(False)
     tokens = torch.arange(20)[None]
     wanted = module(tokens).last_hidden_state
     assert sped_up(module).decoder is not None
@@ -170,12 +130,12 @@ def test_a_user_hears_what_does_not_run_here(monkeypatch, tmp_path):
         choose_kernels("auto", "int8", torch.float16)
     assert choose_kernels("torch", "float", torch.float32) is None
     assert kernels_folder() == tmp_path
-    assert isinstance(module_of(FAMILY["llama"]).lm_head, nn.Linear)
+    assert isinstance(random_module(FAMILY["llama"]).lm_head, nn.Linear)
 
 
 @pytest.mark.parametrize("weights", ["float", "int8", "int4"])
 def test_logits_by_chunks_are_those_of_the_pass_bit_for_bit(weights):
-    module = module_of(FAMILY["llama"])
+    module = random_module(FAMILY["llama"])
     sped_up(module, weights=weights)
     forward = TreeForward(module, FullAttention())
     tokens = torch.randint(0, 60, (2, 7), generator=torch.Generator().manual_seed(3))
@@ -187,7 +147,7 @@ def test_logits_by_chunks_are_those_of_the_pass_bit_for_bit(weights):
 
 
 def test_logits_by_chunks_are_those_of_the_pass_in_bfloat16():
-    module = module_of(FAMILY["llama"], torch.bfloat16)
+    module = random_module(FAMILY["llama"], torch.bfloat16)
     sped_up(module)
     forward = TreeForward(module, FullAttention())
     tokens, depths = torch.tensor([[3, 1, 4, 1, 5]]), torch.arange(5)[None]

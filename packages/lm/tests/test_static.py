@@ -17,52 +17,12 @@ from fivefold_lm.graphs import Graphs
 from fivefold_lm.kernels import Kernels, choose_gpu_kernels, choose_kernels, speed_up, speedup_of
 from fivefold_lm.loading import load
 from fivefold_lm.static import SIZES, size_of
-from fivefold_lm.testing import Replays, run_statically, tiny_model
+from fivefold_lm.testing import Replays, llama_family, random_module, run_statically, tiny_model
 from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
     LlamaModel,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
-FIELDS = {
-    "vocab_size": 60,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 4096,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e5,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-FAMILY = {
-    "llama": LlamaConfig(**FIELDS),
-    "llama with biases": LlamaConfig(**FIELDS, attention_bias=True, mlp_bias=True),
-    "llama with scaled positions": LlamaConfig(**FIELDS, rope_parameters=LLAMA3),
-    "llama with tied embeddings": LlamaConfig(**FIELDS, tie_word_embeddings=True),
-    "mistral": MistralConfig(**FIELDS, sliding_window=None),
-    "qwen2": Qwen2Config(**FIELDS),
-    "qwen3": Qwen3Config(**FIELDS),
-}
-
-
-def module_of(config):
-    torch.manual_seed(0)
-    module = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    with torch.no_grad():
-        for weight in module.parameters():  # norms and biases away from one and zero
-            weight.add_(0.05 * torch.randn_like(weight))
-    return module
+FAMILY = llama_family()
 
 
 def read(module, tokens, chunks, batch=1):
@@ -86,7 +46,7 @@ CHUNKS = [1, 1, 3, 3, 2, 8, 33, 100, 1, 148]
 @pytest.mark.parametrize("record", [None, Replays()], ids=["eager", "replayed"])
 @pytest.mark.parametrize("config", FAMILY.values(), ids=FAMILY)
 def test_logits_and_hidden_states_are_those_of_transformers(config, record):
-    module = module_of(config)
+    module = random_module(config)
     wanted = module(TOKENS, output_hidden_states=True)
     run_statically(module, record)
     logits, hidden = read(module, TOKENS, CHUNKS)
@@ -105,7 +65,7 @@ def test_tree_over_ragged_rows_and_a_step_after_compaction_are_the_plain_models(
 
 
 def test_padding_changes_nothing(monkeypatch):
-    module = module_of(FAMILY["qwen3"])
+    module = random_module(FAMILY["qwen3"])
     run_statically(module)
     chunks = [3, 5, 1, 91]
     padded = read(module, TOKENS[:, :100], chunks)
@@ -119,7 +79,7 @@ def test_padding_changes_nothing(monkeypatch):
 
 
 def test_logits_by_chunks_are_those_of_the_pass():
-    module = module_of(FAMILY["qwen3"])
+    module = random_module(FAMILY["qwen3"])
     run_statically(module, Replays())
     forward = TreeForward(module, FullAttention())
     tokens, depths = TOKENS[:, :7], torch.arange(7)[None]
@@ -136,7 +96,7 @@ def test_padding_has_room_in_every_cache():
 
 def test_bare_decoder_runs_without_an_output_layer():
     torch.manual_seed(0)
-    module = LlamaModel(LlamaConfig(**FIELDS)).eval().requires_grad_(False)
+    module = LlamaModel(FAMILY["llama"]).eval().requires_grad_(False)
     tokens = TOKENS[:, :20]
     wanted = module(tokens).last_hidden_state
     run_statically(module, Replays())
@@ -148,7 +108,7 @@ def test_bare_decoder_runs_without_an_output_layer():
 
 
 def test_shape_is_recorded_once_and_long_passes_never():
-    module, record = module_of(FAMILY["llama"]), Replays()
+    module, record = random_module(FAMILY["llama"]), Replays()
     decoder = run_statically(module, record).decoder
     read(module, TOKENS, [1, 1, 3, 4, 3, 288])
     assert (record.recorded, record.replayed) == (2, 5)  # of 1 and of 4 nodes; 288 go without
@@ -156,7 +116,7 @@ def test_shape_is_recorded_once_and_long_passes_never():
 
 
 def test_results_are_not_overwritten_by_the_next_pass():
-    module = module_of(FAMILY["llama"])
+    module = random_module(FAMILY["llama"])
     run_statically(module, Replays())
     forward, cache = TreeForward(module, FullAttention()), KVCache.for_module(module, 1, 8)
     one = torch.ones(1, 1, 1, dtype=torch.bool)
@@ -169,7 +129,7 @@ def test_results_are_not_overwritten_by_the_next_pass():
 
 
 def test_keys_and_values_stay_where_they_are_as_a_text_grows():
-    module = module_of(FAMILY["llama"])
+    module = random_module(FAMILY["llama"])
     decoder = run_statically(module).decoder
     cache = KVCache.for_module(module, 1, 1500)
     w, forward, places = decoder.weights, TreeForward(module, FullAttention()), set()
@@ -183,7 +143,7 @@ def test_keys_and_values_stay_where_they_are_as_a_text_grows():
 
 
 def test_caches_of_one_shape_do_not_take_each_others_graphs():
-    module, depth = module_of(FAMILY["llama"]), torch.tensor([[0]])
+    module, depth = random_module(FAMILY["llama"]), torch.tensor([[0]])
     wanted = module(TOKENS[:, :2]).logits[:, 1]
     run_statically(module, Replays())
     forward, one = TreeForward(module, FullAttention()), torch.ones(1, 1, 1, dtype=torch.bool)
@@ -196,7 +156,7 @@ def test_caches_of_one_shape_do_not_take_each_others_graphs():
 
 
 def test_cache_that_may_grow_within_its_spare_room_stays_where_it_is():
-    module = module_of(FAMILY["llama"])
+    module = random_module(FAMILY["llama"])
     cache = KVCache.for_module(module, 1, 100)
     before = cache.static_planes(2, 16, torch.float32)[0].data_ptr()
     cache.max_len = STATIC_BLOCK - SPARE
@@ -206,7 +166,7 @@ def test_cache_that_may_grow_within_its_spare_room_stays_where_it_is():
 
 
 def test_longer_cache_is_recorded_anew_and_says_the_same():
-    module, record = module_of(FAMILY["llama"]), Replays()
+    module, record = random_module(FAMILY["llama"]), Replays()
     wanted = module(TOKENS[:, :8]).logits
     decoder = run_statically(module, record).decoder
     forward, cache = TreeForward(module, FullAttention()), KVCache.for_module(module, 1, 1000)
@@ -241,7 +201,7 @@ def test_passes_that_cannot_be_recorded_run_all_the_same_and_one_line_says_so():
     def refuse(run):
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
-    module, said = module_of(FAMILY["llama"]), []
+    module, said = random_module(FAMILY["llama"]), []
     wanted = module(TOKENS[:, :9]).logits
     run_statically(module, refuse, say=said.append)
     logits, _ = read(module, TOKENS[:, :9], [4, 4, 1])
@@ -253,7 +213,7 @@ def test_passes_that_cannot_be_recorded_run_all_the_same_and_one_line_says_so():
 
 
 def test_module_is_left_as_it_is():
-    module = module_of(FAMILY["llama"])
+    module = random_module(FAMILY["llama"])
     before = {name: (id(part), type(part)) for name, part in module.named_modules()}
     weights = [weight.data_ptr() for weight in module.parameters()]
     done = run_statically(module)

@@ -13,7 +13,16 @@ from fivefold_kernels.decoder.gpu import Operations, plain_operations
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .attention import AttentionMethod
@@ -92,6 +101,48 @@ def tiny_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     fast: Any = PreTrainedTokenizerFast
     made: PreTrainedTokenizerFast = fast(tokenizer_object=core, eos_token="<eos>")
     return made
+
+
+def llama_family() -> dict[str, PretrainedConfig]:
+    """Return configs of the architectures that run in one call a pass, with what varies in them."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 60,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 4096,
+        **GQA,
+    }
+    scaled = {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    return {
+        "llama": LlamaConfig(**sizes),
+        "llama with biases": LlamaConfig(**sizes, attention_bias=True, mlp_bias=True),
+        "llama with scaled positions": LlamaConfig(**sizes, rope_parameters=scaled),
+        "llama with tied embeddings": LlamaConfig(**sizes, tie_word_embeddings=True),
+        "mistral": MistralConfig(**sizes, sliding_window=None),
+        "qwen2": Qwen2Config(**sizes),
+        "qwen3": Qwen3Config(**sizes),
+    }
+
+
+def random_module(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return a model with random weights, norms and biases away from one and zero."""
+    torch.manual_seed(0)
+    auto: Any = AutoModelForCausalLM
+    module: PreTrainedModel = auto.from_config(config).eval().requires_grad_(False)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    module.to(dtype)  # type: ignore[arg-type]
+    return module
 
 
 class Replays:
