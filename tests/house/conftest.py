@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fivefold import Run
+from fivefold.cache import VARIABLE, cache_folder
 from fivefold.description import load
 from fivefold.discovery import load_plugins
 from fivefold.plugins import Plugins
@@ -33,6 +34,18 @@ def template(tmp_path_factory) -> Path:
 def with_template(template: Path, pip_install) -> dict[str, str]:
     """The environment in which the template's method is installed."""
     return pip_install(template)
+
+
+@pytest.fixture
+def used_cache(tmp_path: Path) -> dict[str, str]:
+    """The environment of a cache of its own, in which plans were kept."""
+    folder = tmp_path / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder))
+        kept = cache_folder() / "plans"
+    kept.mkdir()
+    (kept / "one.json").write_text("{}", "utf-8")
+    return {VARIABLE: str(folder)}
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,10 @@ def names(commands):
 
 
 @pytest.mark.parametrize(("document", "words"), AT_ONCE, ids=names(AT_ONCE))
-def test_command_that_is_answered_at_once_is_answered(fivefold, with_template, document, words):
-    ended = fivefold(*words, cwd=HOUSE, env=with_template)
+def test_command_that_is_answered_at_once_is_answered(
+    fivefold, with_template, used_cache, document, words
+):
+    ended = fivefold(*words, cwd=HOUSE, env={**with_template, **used_cache})
     assert ended.status == 0, f"{document}: {ended.err}"
 
 
