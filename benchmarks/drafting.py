@@ -66,7 +66,7 @@ class Case:
     batches: tuple[int, ...]
 
 
-FULL = Case(12, 96, (0.0, 0.6, 1.0), (1, 2, 4, 8))
+FULL = Case(8, 64, (0.0, 0.6, 1.0), (1, 2, 4, 8))
 QUICK = Case(7, 32, (0.0, 0.6), (1, 4))
 """The named smaller case: 7 pairs of 32 tokens, two temperatures, batches of 1 and 4."""
 

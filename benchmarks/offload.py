@@ -69,7 +69,7 @@ class Case:
     """New tokens of the prompt on which a budget is chosen."""
 
 
-FULL = Case(prompts=6, tokens=64, budgets=(16, 32, 64, 128, 256), probe=32)
+FULL = Case(prompts=5, tokens=48, budgets=(16, 32, 64, 128), probe=24)
 QUICK = Case(prompts=2, tokens=24, budgets=(16, 64), probe=16)
 
 

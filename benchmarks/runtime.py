@@ -15,8 +15,8 @@ writes `DIR/result.json`. Figures:
   for the linear layers alone (the fastest library kernel here);
 - `ratio_to_fastest_peer_{plain,drafting}`: tokens/s on the GGUF file's own blocks over the faster
   of llama.cpp and OpenVINO GenAI on the same file (`peers.py`), each at its best setting: the
-  median over prompts. Drafting is the faster of `feature_head` and `prompt_lookup`. Null where no
-  peer can be installed, or for another model.
+  median over prompts. Drafting is the fastest of `DRAFTING`. Null where no peer can be installed,
+  or for another model.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ FORMATS: dict[str, dict[str, str]] = {
     "int8": {"weights": "int8"},
     "int4": {"weights": "int4"},
 }
+DRAFTING = ("feature_head", "prompt_lookup", "auto")
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128)
 PREFIX = 256
 LONG = 8192
@@ -355,7 +356,7 @@ def measure_peers(case: Case, result: Result) -> None:
     model = load_model(ModelConfig(weights="file"), print)
     prompts = encoded_prompts(model, case)
     folder = cache_folder() / "peers"
-    plain, *drafting = (ours(model, method) for method in ("none", "feature_head", "prompt_lookup"))
+    plain, *drafting = (ours(model, method) for method in ("none", *DRAFTING))
     ratios: dict[str, list[float]] = {"plain": [], "drafting": []}
     threads = range(1, num_cores() + 1)
     with peers(model_file(folder, print), folder, threads, print) as everybody:

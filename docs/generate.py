@@ -1,4 +1,7 @@
-"""Write the page of the command line out of `--help`; `--check` only compares."""
+"""Write the pages that are made: the command line of `--help`, which method when of records.
+
+`--check` only compares.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import which
 
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
 TASKS = ("generate", "chat", "bench", "audit", "demo", "kernels", "plugins", "cache")
@@ -55,14 +60,14 @@ def page() -> str:
 
 
 def main() -> int:
-    """Write the page, or say with `--check` whether it is what would be written."""
-    made = page()
-    if "--check" not in sys.argv:
-        PAGE.write_text(made, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != made:
-        print("the page of the command line is old; run `python docs/generate.py`")
-        return 1
-    print("the page of the command line is up to date")
+    """Write the pages, or say with `--check` whether they are what would be written."""
+    for place, made in ((PAGE, page()), (which.PAGE, which.page())):
+        if "--check" not in sys.argv:
+            place.write_text(made, encoding="utf-8")
+        elif not place.is_file() or place.read_text(encoding="utf-8") != made:
+            print(f"{place.name} is old; run `python docs/generate.py`")
+            return 1
+    print("the pages that are made are up to date")
     return 0
 
 

@@ -47,6 +47,7 @@ def test_command_in_the_documents_would_run(accept, document, words):
         ["generate", "drafting=my_method", "rule=multi_step"],
         ["bench", "methods=[chian]"],
         ["bench", "methods=[{chain:{lenght:2}}]"],
+        ["generate", "drafting=auto", "drafting.methods=[chian]"],
         ["audit", "+experiment=sampled_audit", "sampling.top_p=7"],
     ],
 )
@@ -172,6 +173,7 @@ def test_command_line_reference_is_what_the_help_says(python, with_template):
     """Also where the template is installed, which is no part of the reference."""
     assert "up to date" in python(
         "import runpy, sys; sys.argv = ['generate.py', '--check']; "
+        f"sys.path.insert(0, {str(HOUSE / 'docs')!r}); "
         f"runpy.run_path({str(HOUSE / 'docs' / 'generate.py')!r}, run_name='__main__')",
         env=with_template,
     )

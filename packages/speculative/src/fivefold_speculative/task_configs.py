@@ -16,6 +16,7 @@ from fivefold_lm.config import SamplingConfig
 from fivefold_lm.groups import CACHE, MODEL, RUNTIME, SAMPLING
 
 from ._words import Rule, check_rule, proposals_of
+from .config import AutoConfig
 
 CHAT_CHOICES = ("auto", "always", "never")
 SPLITS = ("all", "open", "held_out")
@@ -171,7 +172,12 @@ class AuditConfig:
         _at_least(self.toy_samples, 1000, "toy_samples", "too few samples to see a bug")
         _at_least(self.model_samples, 0, "model_samples", "a negative number of samples")
         if not 0.0 < self.alpha < 1.0:
-            raise UserError("not a probability", setting="alpha", value=self.alpha)
+            raise UserError(
+                "not a probability",
+                setting="alpha",
+                value=self.alpha,
+                remedy="give a small number above 0, such as 1e-6",
+            )
         if not self.temperature > 0.0:
             raise UserError("a law needs a temperature", setting="temperature", remedy="above 0")
         _one_of(self.rule, tuple(Rule), "rule")
@@ -279,11 +285,24 @@ def check_pair(config: Any, run: Run) -> None:
         run: the run being started; nothing heavy is built.
 
     Raises:
-        UserError: the rule is not valid for the proposals of the method.
+        UserError: the rule is not valid for the proposals of the method, or a planner is to choose
+            among methods that are not installed.
     """
     greedy = run.node("sampling", SamplingConfig).temperature == 0
     for method, settings in chosen_methods(config, run):
+        if isinstance(settings, AutoConfig):
+            for name in settings.methods:
+                _check_installed(name, run)
         check_rule(config.rule, proposals_of(settings, method.provides, greedy), greedy)
+
+
+def _check_installed(name: str, run: Run) -> None:
+    try:
+        run.choose("drafting", name)
+    except UserError as error:
+        raise UserError(
+            error.problem, setting="drafting.methods", value=name, remedy=error.remedy
+        ) from error
 
 
 def chosen_methods(config: Any, run: Run) -> list[tuple[Method, Any]]:
