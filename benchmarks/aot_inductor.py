@@ -2,7 +2,8 @@
 
 `python benchmarks/aot_inductor.py [--quick] [--out DIR]` writes `DIR/result.json`. The other side
 is AOTInductor over transformers' own export with a static cache that is just long enough, compiled
-for each number of tokens with each of `SETTINGS`; the fastest counts. Passes are taken in turns.
+for each number of tokens with each of `SETTINGS`; the fastest counts. Passes are taken in turns,
+with a rest before each: OpenMP's threads spin on after a pass and would hold up the next one.
 Figures:
 
 - `aot_over_ours_{fp32,bf16}_{1,8}`: seconds of its pass over 1 or 8 tokens after 256, over ours;
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +28,13 @@ from bounds import num_cores
 from contestants import stock_module
 from fivefold.result import Result
 from fivefold_lm import FullAttention, LanguageModel, ModelConfig, TreeForward, load_model
-from runtime import FORMATS, PREFIX, interleaved, one_pass
+from runtime import FORMATS, PREFIX, interleaved_seconds, one_pass, timed
 from transformers import PreTrainedModel
 from transformers.integrations.executorch import convert_and_export_with_cache
 
 TOKENS = (1, 8)
+REST = 0.05
+"""Seconds."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "frozen": {"freezing": True},
@@ -105,7 +109,8 @@ def measure(
             sides = [compiled(stock, count, setting, Path(folder)) for setting in chosen]
             calls: dict[int, Callable[[], object]] = {0: one_pass(model, count)}
             calls |= {at: one.after(PREFIX, count) for at, one in enumerate(sides, start=1)}
-            times = interleaved(calls, options.repeats)
+            rested = {at: after_a_rest(timed(call)) for at, call in calls.items()}
+            times = interleaved_seconds(rested, options.repeats)
             for at, one in enumerate(sides, start=1):
                 row: dict[str, object] = {"format": name, "tokens": count}
                 row |= {"settings": one.settings, "aot_over_ours": times[at] / times[0]}
@@ -117,6 +122,16 @@ def measure(
             first["ours"].append(own_logits(model, count))
     for side, (alone, beside_others) in first.items():
         result.figures[f"{side}_rows_bitwise_{name}"] = int(torch.equal(alone, beside_others))
+
+
+def after_a_rest(call: Callable[[], float]) -> Callable[[], float]:
+    """Return a call that first waits until no thread spins."""
+
+    def run() -> float:
+        time.sleep(REST)
+        return call()
+
+    return run
 
 
 def compiled(stock: PreTrainedModel, count: int, setting: str, folder: Path) -> Compiled:

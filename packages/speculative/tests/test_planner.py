@@ -7,10 +7,11 @@ from fivefold import Method, UserError
 from fivefold.testing import compose
 from fivefold_speculative import Candidate, TokenTree
 from fivefold_speculative.config import AutoConfig
-from fivefold_speculative.planner import plans, task
+from fivefold_speculative.planner import plans, task, trials
 from fivefold_speculative.planner.drafter import AutoDrafter, build
 from fivefold_speculative.planner.machine import MachineProfile
-from fivefold_speculative.planner.plans import Offer, Plan, make_plan
+from fivefold_speculative.planner.offers import Offer
+from fivefold_speculative.planner.plans import Plan, make_plan
 from fivefold_speculative.testing import DrafterSuite
 
 PLAIN = Offer("none", {}, 1, 1.0, 0.010)
@@ -61,7 +62,7 @@ def planned(monkeypatch, session, found, **settings):
     monkeypatch.setattr(MachineProfile, "plain", 0.010)
     monkeypatch.setattr(plans, "_candidates", lambda method, *_: found.get(method.name, []))
     config = AutoConfig(**settings)
-    return make_plan(session, config.methods, config.margin)[0]
+    return make_plan(session, config.methods, config.margin, config.trials)[0]
 
 
 @pytest.fixture
@@ -88,6 +89,73 @@ def test_what_does_not_promise_more_than_the_margin_is_not_chosen(monkeypatch, s
     assert planned(monkeypatch, session, found, margin=0.01).best.method == "chain"
 
 
+FOUND = {
+    "chain": [Candidate({"length": n}, 2.0 + n / 10, 0.012, n + 1) for n in (1, 2, 3)],
+    "expansion": [Candidate({"widths": [2]}, 1.9, 0.012, 3)],
+    "feature_head": [Candidate({}, 0.5, 0.012, 5)],
+}
+
+
+def tried(monkeypatch, seen):
+    """Let trials see given tokens and seconds of a step, by label; the rest is real."""
+    monkeypatch.setattr(trials, "PreTrainedTokenizerBase", type(None))
+    asked = []
+
+    def decoded(session, offer, one, rounds, tokens):
+        asked.append(offer.label)
+        found = seen[offer.label]
+        if isinstance(found, Exception):
+            raise found
+        return found[one] if isinstance(found, list) else found
+
+    monkeypatch.setattr(trials, "_decoded", decoded)
+    return asked
+
+
+def test_what_is_fastest_in_trials_is_chosen_whatever_was_predicted(monkeypatch, session):
+    seen = {
+        "none": (1.0, 0.010),
+        "chain (length=3)": [(2.0, 0.018), (2.0, 0.001), (2.0, 0.018)],  # once the clock jumped
+        "chain (length=2)": (2.0, 0.017),
+        "expansion (widths=[2])": (1.9, 0.014),
+    }
+    asked = tried(monkeypatch, seen)
+    plan = planned(monkeypatch, session, FOUND)
+    assert plan.best.label == "expansion (widths=[2])"
+    assert plan.tried[plan.chosen] == pytest.approx(1.9 / 0.014 * 0.010)
+    assert plan.best.tokens_a_step == pytest.approx(1.9)
+    assert plan.best.seconds_a_step == pytest.approx(0.014)
+    # The two best of a method, none that promises much less than plain decoding, in turns.
+    assert asked[:4] == ["none", "chain (length=3)", "expansion (widths=[2])", "chain (length=2)"]
+    assert len(asked) == 3 * 4
+
+
+def test_plain_decoding_is_taken_where_trials_keep_no_promise(monkeypatch, session):
+    slow = dict.fromkeys(("chain (length=3)", "chain (length=2)"), (1.5, 0.016))
+    tried(monkeypatch, {"none": (1.0, 0.010), "expansion (widths=[2])": (1.02, 0.010), **slow})
+    assert planned(monkeypatch, session, FOUND, margin=0.03).best.method == "none"
+
+
+def test_an_offer_that_fails_in_its_trial_is_out(monkeypatch, session):
+    seen = {
+        "none": (1.0, 0.010),
+        "chain (length=3)": ZeroDivisionError("a bug of somebody else's"),
+        "chain (length=2)": UserError("does not fit"),
+        "expansion (widths=[2])": (1.9, 0.014),
+    }
+    said = []
+    session.say = said.append
+    tried(monkeypatch, seen)
+    plan = planned(monkeypatch, session, FOUND)
+    assert plan.best.method == "expansion"
+    assert any("drafting=chain failed: ZeroDivisionError" in line for line in said)
+
+
+def test_without_trials_predictions_decide(monkeypatch, session):
+    assert not tried(monkeypatch, {})
+    assert planned(monkeypatch, session, FOUND, trials=0).best.label == "chain (length=3)"
+
+
 def test_a_method_that_fails_takes_no_other_down(session):
     said = []
     method = Method("broken", AutoConfig, "fivefold_speculative.planner.broken:build", "", "")
@@ -98,17 +166,17 @@ def test_a_method_that_fails_takes_no_other_down(session):
 
 def test_an_unknown_method_is_refused(session):
     with pytest.raises(UserError, match=r"no such drafting method.*drafting\.methods=chian"):
-        make_plan(session, ["chian"], 0.03)
+        make_plan(session, ["chian"], 0.03, 0)
 
 
 def test_a_plan_is_remembered_and_a_damaged_one_made_anew(session):
     said = []
     session.say = said.append
-    plan, path = make_plan(session, ["chain"], 0.03)
-    assert make_plan(session, ["chain"], 0.03)[0] == plan
+    plan, path = make_plan(session, ["chain"], 0.03, 3)
+    assert make_plan(session, ["chain"], 0.03, 3)[0] == plan
     assert len([line for line in said if "planning" in line]) == 1
     path.write_text("{}")
-    again, _ = make_plan(session, ["chain"], 0.03)
+    again, _ = make_plan(session, ["chain"], 0.03, 3)
     assert [offer.settings for offer in again.offers] == [offer.settings for offer in plan.offers]
 
 
@@ -127,7 +195,7 @@ def test_what_was_measured_is_remembered_with_the_plan(session, tmp_path):
     from fivefold_speculative.checks import run_to_end
 
     run_to_end(session, drafter, "auto")
-    plan, path = make_plan(session, ["chain"], 0.03)
+    plan, path = make_plan(session, ["chain"], 0.03, 3)
     assert plan.best.measured > 0
     assert json.loads(path.read_text())["offers"][plan.chosen]["measured"] == plan.best.measured
 
@@ -138,6 +206,7 @@ def test_the_task_prints_every_method_and_what_it_really_does(folders, capsys):
     assert task.run(run.config, run) == 0
     assert run.result.rows[0]["method"] == "none"
     assert run.result.rows[0]["measured tokens/s"] > 0, run.result.rows
+    assert run.result.rows[0]["tried ratio"] in (None, 1.0)
     assert "drafting=auto takes" in capsys.readouterr().out
 
 

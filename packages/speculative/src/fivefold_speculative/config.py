@@ -202,7 +202,10 @@ class AutoConfig:
     methods: list[str] = field(default_factory=list)
     """Methods that may be chosen; empty: all that are installed."""
     margin: float = 0.03
-    """By which share a method must promise to be faster than plain decoding to be chosen."""
+    """By which share a method must be faster than plain decoding to be chosen."""
+    trials: int = 3
+    """Rounds in which the most promising methods decode beside plain decoding before one is chosen;
+    0: what was predicted decides alone."""
     adapts: bool = True
     """Go on plainly where drafting turns out not to pay; else the plan is kept to."""
 
@@ -214,6 +217,13 @@ class AutoConfig:
                 setting="drafting.margin",
                 value=self.margin,
                 remedy="give 0 or more, such as 0.03",
+            )
+        if not 0 <= self.trials <= 100:
+            raise UserError(
+                "no number of rounds",
+                setting="drafting.trials",
+                value=self.trials,
+                remedy="give 0 (none) or more, such as 3",
             )
 
     def proposals(self, greedy: bool) -> frozenset[Proposal]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,8 @@ from ..session import Session
 from ..state import DecodeState
 from ..topology import TreeTopology
 from ..tree import TokenTree
-from .plans import PLAIN, Plan, make_plan, write
+from .offers import PLAIN
+from .plans import Plan, make_plan, write
 
 _DOUBT = 8.0
 """Steps that the plan's promise counts for, beside what was seen."""
@@ -67,7 +68,7 @@ class AutoDrafter:
         self._since, self._tokens = 0.0, 0
         best, drafts = self.plan.best, self.plan.best.method != PLAIN
         self._rows = [
-            _Yield(_DOUBT, _DOUBT * best.expected_tokens, drafts) for _ in range(session.batch)
+            _Yield(_DOUBT, _DOUBT * best.tokens_a_step, drafts) for _ in range(session.batch)
         ]
         self._drafting = None
         self.inner.start(session)
@@ -94,10 +95,11 @@ class AutoDrafter:
     def _weigh(self, outcome: StepOutcome) -> None:
         """Count a step; a row whose steps are not worth their time goes on plainly."""
         before = [row.drafts for row in self._rows]
-        seconds, least = self.plan.best.seconds, self.plan.plain.rate
+        plain = self.plan.plain
+        least = plain.tokens_a_step / plain.seconds_a_step * self.plan.best.seconds_a_step
         for row, tokens in zip(self._rows, outcome.new_tokens, strict=True):
             row.count(len(tokens))
-            if self._adapts and row.rate < least * seconds:
+            if self._adapts and row.rate < least:
                 row.drafts = False
         for row, finished in zip(self._rows, outcome.finished, strict=True):
             row.drafts = row.drafts and not finished
@@ -144,7 +146,7 @@ def build(config: AutoConfig, session: Session) -> AutoDrafter:
     Raises:
         UserError: `drafting.methods` names none that is installed.
     """
-    plan, path = make_plan(session, config.methods, config.margin)
+    plan, path = make_plan(session, config.methods, config.margin, config.trials)
     best = plan.best
     if best.method == PLAIN:
         return AutoDrafter(PlainDrafter(), plan, path, config.adapts)
@@ -152,5 +154,5 @@ def build(config: AutoConfig, session: Session) -> AutoDrafter:
         inner: Drafter = choose("drafting", best.method, best.settings).build(session)
     except UserError as error:
         session.say(f"drafting={best.method} was planned and cannot be built: {error}")
-        return AutoDrafter(PlainDrafter(), Plan(plan.offers, 0), None, config.adapts)
+        return AutoDrafter(PlainDrafter(), replace(plan, chosen=0), None, config.adapts)
     return AutoDrafter(inner, plan, path, config.adapts)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from fivefold import Method, UserError
 from fivefold.discovery import installed
@@ -22,42 +21,10 @@ from ..session import Session
 from ..task_configs import TASKS
 from .machine import MachineProfile
 from .notes import note_path, write_note
+from .offers import AUTO, PLAIN, Offer
+from .trials import try_offers
 
-PLAIN = "none"
-AUTO = "auto"
 _FOLDER = "plans"
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A method with settings, and what it promises.
-
-    Args:
-        method: its name.
-        settings: by field.
-        nodes: of a tree, the root included.
-        expected_tokens: of a step.
-        seconds: of a step.
-        measured: tokens a second of all rows when it last ran; 0: it never did.
-    """
-
-    method: str
-    settings: dict[str, Any]
-    nodes: int
-    expected_tokens: float
-    seconds: float
-    measured: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Expected tokens a second of one row."""
-        return self.expected_tokens / self.seconds
-
-    @property
-    def label(self) -> str:
-        """The method with its settings, as a person reads it."""
-        said = ", ".join(f"{key}={value}" for key, value in self.settings.items())
-        return f"{self.method} ({said})" if said else self.method
 
 
 @dataclass(frozen=True)
@@ -67,10 +34,12 @@ class Plan:
     Args:
         offers: of all methods.
         chosen: place of the best one that is worth it; 0: plain decoding.
+        tried: by place, tokens a second over plain decoding in a trial; empty: none was made.
     """
 
     offers: tuple[Offer, ...]
     chosen: int
+    tried: dict[int, float] = field(default_factory=dict)
 
     @property
     def best(self) -> Offer:
@@ -84,22 +53,25 @@ class Plan:
 
     def ratio(self, offer: Offer) -> float:
         """Return the tokens a second promised by an offer over those of plain decoding."""
-        return offer.rate / self.plain.rate
+        return offer.promise / self.plain.promise
 
     def after(self, place: int, measured: float) -> Plan:
         """Return the plan with what an offer has really done."""
         offers = list(self.offers)
         offers[place] = replace(offers[place], measured=measured)
-        return Plan(tuple(offers), self.chosen)
+        return replace(self, offers=tuple(offers))
 
 
-def make_plan(session: Session, names: Sequence[str], margin: float) -> tuple[Plan, Path | None]:
+def make_plan(
+    session: Session, names: Sequence[str], margin: float, trials: int
+) -> tuple[Plan, Path | None]:
     """Plan for a session, or find the plan made for such a session before.
 
     Args:
         session: its model, batch, sampler and drafts count.
         names: methods that may be chosen; none: all that are installed.
-        margin: by which share a method must promise to be faster than plain decoding.
+        margin: by which share a method must be faster than plain decoding.
+        trials: rounds in which the best offers are tried; 0: predictions alone decide.
 
     Returns:
         The plan, and the file that remembers it; `None` where no cache folder can be written.
@@ -109,17 +81,21 @@ def make_plan(session: Session, names: Sequence[str], margin: float) -> tuple[Pl
     """
     methods = _methods(names)
     profile = MachineProfile(session)
-    path = _path(profile, methods, session, margin)
+    path = _path(profile, methods, session, (margin, trials))
     plan = _read(path)
     if plan is None:
         session.say("planning: measuring passes and drafts on this machine (once)")
-        plan = _planned(session, profile, methods, margin)
+        plan = _planned(session, profile, methods, margin, trials)
         write(path, plan)
     return plan, path
 
 
 def _planned(
-    session: Session, profile: MachineProfile, methods: Sequence[Method], margin: float
+    session: Session,
+    profile: MachineProfile,
+    methods: Sequence[Method],
+    margin: float,
+    trials: int,
 ) -> Plan:
     offers = [Offer(PLAIN, {}, 1, 1.0, profile.plain)]
     acceptance = _Acceptance(session)
@@ -128,9 +104,19 @@ def _planned(
             Offer(method.name, one.settings, one.nodes, one.expected_tokens, one.seconds)
             for one in _candidates(method, profile, acceptance, session.say)
         ]
-    place = max(range(len(offers)), key=lambda place: offers[place].rate)
-    is_worth_it = offers[place].rate >= offers[0].rate * (1 + margin)
-    return Plan(tuple(offers), place if is_worth_it else 0)
+    seen = try_offers(session, offers, trials) if trials else {}
+    for place, trial in seen.items():
+        offers[place] = replace(
+            offers[place],
+            measured=session.batch * trial.tokens / trial.seconds,
+            tried_tokens=trial.tokens,
+            tried_seconds=trial.seconds,
+        )
+    tried = {place: trial.ratio for place, trial in seen.items()}
+    promised = {place: one.promise / offers[0].promise for place, one in enumerate(offers)}
+    ratios = tried or promised
+    place = max(ratios, key=ratios.__getitem__)
+    return Plan(tuple(offers), place if ratios[place] >= 1 + margin else 0, tried)
 
 
 def _candidates(
@@ -200,13 +186,16 @@ def _methods(names: Sequence[str]) -> list[Method]:
 
 
 def _path(
-    profile: MachineProfile, methods: Sequence[Method], session: Session, margin: float
+    profile: MachineProfile,
+    methods: Sequence[Method],
+    session: Session,
+    choice: tuple[float, int],
 ) -> Path | None:
     """Name a plan by everything it depends on; a penalty or a seed is nothing of it."""
     config = session.sampler.config
     cuts = [config.temperature, config.top_k, config.top_p, config.min_p]
     builds = sorted(method.build for method in methods)
-    return note_path(_FOLDER, [profile.key, builds, cuts, margin])
+    return note_path(_FOLDER, [profile.key, builds, cuts, choice])
 
 
 def _read(path: Path | None) -> Plan | None:
@@ -215,12 +204,18 @@ def _read(path: Path | None) -> Plan | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         offers = tuple(Offer(**offer) for offer in record["offers"])
-        return Plan(offers, record["chosen"]) if 0 <= record["chosen"] < len(offers) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        tried = {int(place): float(ratio) for place, ratio in record["tried"].items()}
+        plan = Plan(offers, record["chosen"], tried)
+        return plan if {plan.chosen, *tried} <= set(range(len(offers))) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # none yet, or damaged: made anew
 
 
 def write(path: Path | None, plan: Plan) -> None:
     """Remember a plan, whole or not at all; a cache that cannot be written is no error."""
-    record = {"chosen": plan.chosen, "offers": [asdict(offer) for offer in plan.offers]}
+    record = {
+        "chosen": plan.chosen,
+        "tried": {str(place): ratio for place, ratio in plan.tried.items()},
+        "offers": [asdict(offer) for offer in plan.offers],
+    }
     write_note(path, record)

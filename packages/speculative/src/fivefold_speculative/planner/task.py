@@ -14,7 +14,8 @@ from ..engine import Engine, memory_errors
 from ..prompt_sets import chat_prompts, spread
 from ..record import Request
 from ..task_configs import PlanConfig
-from .plans import PLAIN, Offer, Plan, make_plan, write
+from .offers import PLAIN
+from .plans import Plan, make_plan, write
 
 
 def run(config: PlanConfig, run: Run) -> int:
@@ -33,17 +34,21 @@ def run(config: PlanConfig, run: Run) -> int:
         for key, prompt in enumerate(spread(chat_prompts("open"), config.batch))
     ]
     with memory_errors():
-        plan, path = make_plan(engine.session(requests), settings.methods, settings.margin)
+        plan, path = make_plan(
+            engine.session(requests), settings.methods, settings.margin, settings.trials
+        )
         if config.measure:
             plan = measured(plan, engine, requests, run)
             write(path, plan)
-    for place, offer in enumerate(plan.offers):
-        run.row(**_row(plan, offer, place == plan.chosen))
+    for place in range(len(plan.offers)):
+        run.row(**_row(plan, place))
     shown = [row for row in run.result.rows if row["shown"]]
     columns = [column for column in shown[0] if column != "shown"]
     title = f"{engine.model.name}, batch {config.batch}, temperature {engine.sampling.temperature}"
     run.table(title, shown, columns)
     run.figure("predicted_ratio_to_plain", plan.ratio(plan.best))
+    if plan.tried:
+        run.figure("tried_ratio_to_plain", plan.tried[plan.chosen])
     run.print(f"drafting=auto takes {plan.best.label}")
     return 0
 
@@ -70,24 +75,26 @@ def measured(plan: Plan, engine: Engine, requests: list[Request], run: Run) -> P
 
 
 def _best_places(plan: Plan) -> list[int]:
+    """Return the places of the best promise of every method, and of what was tried."""
     best: dict[str, int] = {}
     for place, offer in enumerate(plan.offers):
-        if offer.method not in best or offer.rate > plan.offers[best[offer.method]].rate:
+        if offer.method not in best or offer.promise > plan.offers[best[offer.method]].promise:
             best[offer.method] = place
-    return list(best.values())
+    return sorted({*best.values(), *plan.tried, plan.chosen})
 
 
-def _row(plan: Plan, offer: Offer, is_chosen: bool) -> dict[str, object]:
-    rows = plan.offers.index(offer) in _best_places(plan)
+def _row(plan: Plan, place: int) -> dict[str, object]:
+    offer = plan.offers[place]
     return {
-        "chosen": "*" if is_chosen else "",
+        "chosen": "*" if place == plan.chosen else "",
         "method": offer.method,
         "settings": ", ".join(f"{key}={value}" for key, value in offer.settings.items()),
         "nodes": offer.nodes,
         "tokens a step": round(offer.expected_tokens, 2),
         "ms a step": round(offer.seconds * 1e3, 1),
-        "predicted tokens/s a row": round(offer.rate, 1),
-        "ratio to plain": round(plan.ratio(offer), 2),
+        "predicted tokens/s a row": round(offer.promise, 1),
+        "predicted ratio": round(plan.ratio(offer), 2),
+        "tried ratio": round(plan.tried[place], 2) if place in plan.tried else None,
         "measured tokens/s": round(offer.measured, 1) or None,
-        "shown": rows,
+        "shown": place in _best_places(plan),
     }

@@ -1,0 +1,138 @@
+"""Trials: the best offers decode for real, beside plain decoding, before one of them is chosen.
+
+What passes cost and how often a draft is right predicts a method within some tens of per cent, as
+text, caches and the work between passes have their say. The choice is among a few, so they are
+tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from fivefold import UserError
+from transformers import PreTrainedTokenizerBase
+
+from .._words import Rule
+from ..choosing import choose
+from ..corrector import NoCorrection
+from ..decode import decode
+from ..drafter import Drafter
+from ..drafters.none import PlainDrafter
+from ..prompt_sets import chat_prompts
+from ..record import Request
+from ..rules import rule_for
+from ..session import Session
+from .offers import PLAIN, Offer
+
+_MOST = 6
+"""Offers that are tried."""
+_OF_ONE_METHOD = 2
+_HOPELESS = 0.8
+"""Share of plain decoding's speed below which a promise is not worth a trial."""
+_SECONDS = 1.0
+"""That plain decoding takes in a round, about."""
+_TOKENS = (16, 48)
+"""Fewest and most tokens a row in a round."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an offer did.
+
+    Args:
+        tokens: of a row's step.
+        seconds: of a step.
+        ratio: tokens a second over plain decoding of the same prompts, the median over rounds.
+    """
+
+    tokens: float
+    seconds: float
+    ratio: float
+
+
+def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[int, Trial]:
+    """Decode with the most promising offers and plainly, in turns.
+
+    Args:
+        session: its model, batch, sampler, attention and drafts are those tried.
+        offers: plain decoding first.
+        rounds: each decodes other built-in prompts.
+
+    Returns:
+        What was seen, by place; nothing where there is nothing to compare, or no prompt can be
+        read (inside `model.generate`).
+    """
+    places = [0, *_promising(offers)]
+    if len(places) == 1 or type(session.model.tokenizer) is PreTrainedTokenizerBase:
+        return {}
+    seconds = offers[0].seconds
+    tokens = int(min(max(_SECONDS / seconds, _TOKENS[0]), _TOKENS[1]))
+    seen: dict[int, list[tuple[float, float]]] = {place: [] for place in places}
+    for one in range(rounds):
+        for place in list(seen):
+            try:
+                seen[place].append(_decoded(session, offers[place], one, rounds, tokens))
+            except UserError:
+                del seen[place]  # it cannot be built here after all
+            except Exception as error:  # somebody else's code
+                name = offers[place].method
+                session.say(f"drafting={name} failed: {type(error).__name__}: {error}")
+                del seen[place]
+    return {place: _summed(found, seen[0]) for place, found in seen.items()}
+
+
+def _promising(offers: Sequence[Offer]) -> list[int]:
+    """Return the places of the offers to try: the best of each method, then others, best first."""
+    least = _HOPELESS * offers[0].promise
+    order = sorted(range(1, len(offers)), key=lambda place: -offers[place].promise)
+    ranked: list[tuple[int, int]] = []  # how many of the same method are better, and the place
+    for place in order:
+        better = sum(offers[p].method == offers[place].method for _, p in ranked)
+        if better < _OF_ONE_METHOD and offers[place].promise >= least:
+            ranked.append((better, place))
+    return [place for _, place in sorted(ranked, key=lambda entry: entry[0])][:_MOST]
+
+
+def _decoded(own: Session, offer: Offer, one: int, rounds: int, tokens: int) -> tuple[float, float]:
+    """Return the tokens of a row's step and the seconds of a step; prompts are not counted."""
+    model = replace(own.model, eos_ids=())  # no text ends early
+    prompts, limit = chat_prompts("open"), model.context_len // 4
+    places = [
+        (one + rounds * row) * len(prompts) // (rounds * own.batch) for row in range(own.batch)
+    ]
+    requests = [
+        Request(model.encode(prompts[place].content)[:limit], min(4 * tokens, limit), key=row)
+        for row, place in enumerate(places)
+    ]
+    session = Session(
+        model, requests, own.sampler, own.attention, text=False, load_draft=own.load_draft
+    )
+    drafter: Drafter = PlainDrafter()
+    if offer.method != PLAIN:
+        drafter = choose("drafting", offer.method, offer.settings).build(session)
+    rule = rule_for(Rule.AUTO, drafter, session.sampler)
+    steps = decode(session, drafter, rule, NoCorrection())
+    next(steps)
+    written, count = 0, 0
+    begin = time.perf_counter()
+    for outcome in steps:
+        written += sum(map(len, outcome.new_tokens))
+        count += 1
+        if written >= tokens * own.batch:
+            break
+    return written / own.batch / max(count, 1), (time.perf_counter() - begin) / max(count, 1)
+
+
+def _summed(found: Sequence[tuple[float, float]], plain: Sequence[tuple[float, float]]) -> Trial:
+    ratios = [
+        tokens / seconds * plain_seconds / plain_tokens
+        for (tokens, seconds), (plain_tokens, plain_seconds) in zip(found, plain, strict=True)
+    ]
+    return Trial(
+        tokens=sum(tokens for tokens, _ in found) / len(found),
+        seconds=sum(seconds for _, seconds in found) / len(found),
+        ratio=median(ratios),
+    )
