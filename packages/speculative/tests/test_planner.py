@@ -76,17 +76,17 @@ def test_the_best_rate_is_chosen_among_all_methods(monkeypatch, session):
         "chain": [Candidate({"length": 2}, 1.8, 0.012, 3), Candidate({"length": 4}, 2.2, 0.020, 5)],
         "expansion": [Candidate({"widths": [2]}, 2.0, 0.012, 3)],
     }
-    plan = planned(monkeypatch, session, found)
+    plan = planned(monkeypatch, session, found, trials=0)
     assert (plan.best.method, plan.best.settings) == ("expansion", {"widths": [2]})
     assert plan.ratio(plan.best) == pytest.approx(2.0 / 0.012 * 0.010)
-    only = planned(monkeypatch, session, found, methods=["chain"])
+    only = planned(monkeypatch, session, found, methods=["chain"], trials=0)
     assert (only.best.method, only.best.settings) == ("chain", {"length": 2})
 
 
 def test_what_does_not_promise_more_than_the_margin_is_not_chosen(monkeypatch, session):
     found = {"chain": [Candidate({"length": 1}, 1.2, 0.0118, 2)]}
-    assert planned(monkeypatch, session, found, margin=0.03).best.method == "none"
-    assert planned(monkeypatch, session, found, margin=0.01).best.method == "chain"
+    assert planned(monkeypatch, session, found, margin=0.03, trials=0).best.method == "none"
+    assert planned(monkeypatch, session, found, margin=0.01, trials=0).best.method == "chain"
 
 
 FOUND = {
