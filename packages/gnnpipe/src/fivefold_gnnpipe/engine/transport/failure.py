@@ -1,0 +1,81 @@
+"""One rank's failure ends all, each with the same line: a note on the store that all share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from fivefold import UserError
+from torch.distributed import DistError, Store
+
+_KEY = "fivefold/failure"
+_GRACE = 1.0  # seconds in which a rank that ended may still have said why
+
+
+class FailureBoard:
+    """Where the first rank that fails says so, and where the others look while they wait."""
+
+    def __init__(self, store: Store, rank: int) -> None:
+        """Keep the store.
+
+        Args:
+            store: the key-value store that all ranks reach.
+            rank: this rank.
+        """
+        self._store = store
+        self._rank = rank
+
+    def post(self, problem: str) -> None:
+        """Say what ended this rank; the first note stays."""
+        with contextlib.suppress(DistError, RuntimeError):
+            self._store.compare_set(_KEY, "", problem)
+
+    def look(self) -> None:
+        """Go on if no rank has failed.
+
+        Raises:
+            UserError: one has; the line names it.
+        """
+        note = self._note()
+        if note:
+            raise UserError(note, remedy="mend that rank and start all ranks again")
+
+    def lost(self, peer: int, reason: str) -> UserError:
+        """Return the error for a rank that sends nothing any more, or what it said before.
+
+        Args:
+            peer: the rank that was waited for.
+            reason: what was seen of it.
+        """
+        until = time.monotonic() + _GRACE
+        while time.monotonic() < until:
+            note = self._note()
+            if note:
+                return UserError(note, remedy="mend that rank and start all ranks again")
+            time.sleep(_GRACE / 10)
+        note = f"rank {peer} {reason}"
+        self.post(note)
+        return UserError(
+            note, setting="training.transport.timeout", remedy="see its log; resume=… goes on"
+        )
+
+    @contextlib.contextmanager
+    def announcing(self) -> Iterator[None]:
+        """Tell the other ranks of any error that leaves this block."""
+        try:
+            yield
+        except UserError as error:
+            self.post(f"rank {self._rank}: {error.problem}")
+            raise
+        except Exception as error:
+            self.post(f"rank {self._rank} failed: {type(error).__name__}: {error}")
+            raise
+
+    def _note(self) -> str:
+        try:
+            if not self._store.check([_KEY]):
+                return ""
+            return self._store.get(_KEY).decode()
+        except (DistError, RuntimeError):
+            return "the rank that keeps the store of all ranks (rank 0) has ended"
