@@ -50,4 +50,6 @@ def graph_predict(config: PredictConfig, run: Run) -> int:
 
 def _exists(path: str, setting: str) -> None:
     if path and not Path(path).exists():
-        raise UserError("there is no such file", setting=setting, value=path, remedy="mend the path")
+        raise UserError(
+            "there is no such file", setting=setting, value=path, remedy="mend the path"
+        )

@@ -107,7 +107,9 @@ class GraphData:
         _require(not outside, problem, "number vertices from 0 without gaps")
         finite = bool(torch.isfinite(self.x).all())
         _require(finite, "features hold NaN or infinity", "mend or remove these values")
-        _require(len(self.y) == count, f"{count} rows of x and {len(self.y)} labels", "one a vertex")
+        _require(
+            len(self.y) == count, f"{count} rows of x and {len(self.y)} labels", "one a vertex"
+        )
         self._check_weights()
         self._check_labels()
         self._check_masks()
@@ -185,7 +187,9 @@ def clean_edges(
     """
     if edge_index.numel() and (int(edge_index.min()) < 0 or int(edge_index.max()) >= num_nodes):
         lowest, highest = int(edge_index.min()), int(edge_index.max())
-        problem = f"edges name vertices {lowest} to {highest}, and the graph has 0 to {num_nodes - 1}"
+        problem = (
+            f"edges name vertices {lowest} to {highest}, and the graph has 0 to {num_nodes - 1}"
+        )
         raise UserError(problem, setting="data.path", remedy="number vertices from 0 without gaps")
     source, target = edge_index[0].numpy(), edge_index[1].numpy()
     if undirected:

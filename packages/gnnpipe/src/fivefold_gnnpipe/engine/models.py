@@ -183,9 +183,7 @@ def _gat(config: ModelConfig, in_width: int, layer: int) -> Block:
     """H^l = ELU(Σ_u softmax_u(a(Θ D(h_v), Θ D(h_u))) Θ D(h_u)), heads side by side (1710.10903)."""
     per_head = config.hidden // config.heads
     conv = GATConv((in_width, in_width), per_head, config.heads, add_self_loops=False)
-    return ConvBlock(
-        conv, in_width, config.hidden, activation=nn.ELU(), loops=True, attention=True
-    )
+    return ConvBlock(conv, in_width, config.hidden, activation=nn.ELU(), loops=True, attention=True)
 
 
 _BUILDERS: dict[str, Callable[[ModelConfig, int, int], Block]] = {
@@ -222,6 +220,4 @@ def _imported(config: ModelConfig, num_features: int, num_classes: int) -> Layer
     made = function(num_features, num_classes)
     if isinstance(made, LayerPlan):
         return made
-    return plan_of(
-        made, num_features=num_features, num_classes=num_classes, dropout=config.dropout
-    )
+    return plan_of(made, num_features=num_features, num_classes=num_classes, dropout=config.dropout)

@@ -70,12 +70,12 @@ def restore_optimizer(
     for parameter, name in names.items():
         prefix = f"optimizer/{name}/"
         entries = {
-            key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
         }
         if entries:
             optimizer.state[parameter] = {
                 key: value.clone() if key == "step" else value.clone().to(parameter)
                 for key, value in entries.items()
             }
-
-

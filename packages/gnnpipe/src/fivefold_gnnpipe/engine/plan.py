@@ -171,7 +171,9 @@ class ConvBlock(Block):
         h0: Float[Tensor, "row initial"] | None = None,
     ) -> Float[Tensor, "row out"]:
         """Convolve, normalise, activate."""
-        weight = (edges.edge_weight,) if self._takes_weight and edges.edge_weight is not None else ()
+        weight = (
+            (edges.edge_weight,) if self._takes_weight and edges.edge_weight is not None else ()
+        )
         rows: Tensor = self.after(self.conv((src, dst), edges.edge_index, *weight))
         return rows
 
@@ -259,7 +261,11 @@ class LayerPlan(nn.Module):
 
     def width(self, layer: int) -> int:
         """Return the columns of the tensor that is carried after `layer` blocks."""
-        return self.block(layer + 1).in_width if layer < self.num_blocks else self.block(layer).out_width
+        return (
+            self.block(layer + 1).in_width
+            if layer < self.num_blocks
+            else self.block(layer).out_width
+        )
 
     @property
     def aggregated_widths(self) -> list[int]:
@@ -269,7 +275,7 @@ class LayerPlan(nn.Module):
     @property
     def first_reads_features(self) -> bool:
         """Whether block 1 aggregates the features themselves, which never change."""
-        return self.encoder is None
+        return self.encoder is None and type(self.block(1)).prepare is Block.prepare
 
     def num_parameters(self) -> int:
         """Return how many weights are trained."""

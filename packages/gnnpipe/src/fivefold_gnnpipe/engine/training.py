@@ -95,5 +95,8 @@ class GraphTraining(Protocol):
         `bytes_formula`: what an epoch should send; `peak_memory_bytes`: the largest rank's.
         """
 
+    def exchange(self, note: str) -> list[str]:
+        """Return every process's note, in order of rank; all wait for one another."""
+
     def close(self) -> None:
         """Release what the method holds of other processes."""

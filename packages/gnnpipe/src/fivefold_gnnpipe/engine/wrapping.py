@@ -125,9 +125,7 @@ def plan_of(
     ]
     width = _encoded_width(encoder, num_features)
     blocks = wrap_convs(list(model), width, afters)
-    plan = LayerPlan(
-        blocks, num_features=num_features, encoder=encoder, head=head, dropout=dropout
-    )
+    plan = LayerPlan(blocks, num_features=num_features, encoder=encoder, head=head, dropout=dropout)
     return _checked(plan, num_classes)
 
 
@@ -192,7 +190,9 @@ def _out_width(conv: MessagePassing, in_width: int) -> int:
         with torch.no_grad():
             made: Any = conv.eval()((rows, rows), edge)
     except Exception as error:  # whatever a layer raises that takes no pair, or another width
-        problem = f"{type(conv).__name__} cannot be called on (sources, targets) of width {in_width}"
+        problem = (
+            f"{type(conv).__name__} cannot be called on (sources, targets) of width {in_width}"
+        )
         remedy = "use a layer that takes a pair of tensors, as SAGEConv does"
         raise _refused(f"{problem}: {str(error).splitlines()[0]}", remedy) from error
     finally:
