@@ -36,7 +36,7 @@ def graph_plan(config: object, run: Run) -> int:
     """Run `fivefold graph plan`."""
     from .pipe.plan_task import run as begin
 
-    return begin(config, run)
+    return int(begin(config, run) or 0)
 
 
 def graph_predict(config: PredictConfig, run: Run) -> int:

@@ -94,12 +94,12 @@ def test_killed_rank_ends_every_other_rank_with_one_line_that_names_it(size):
 
 def test_silent_rank_is_given_up_within_the_timeout_and_named():
     ranks = start_ranks([sys.executable, RANK, "silent"], 3)
-    for rank in (0, 2):
-        _, err = ranks[rank].communicate(timeout=40)
-        assert ranks[rank].returncode == 2
-        assert "rank 1 was silent for 5 s" in err
+    ends = finish_ranks([ranks[0], ranks[2]], 40)
     ranks[1].kill()
-    ranks[1].communicate()
+    finish_ranks([ranks[1]], 10)
+    for status, _, err in ends:
+        assert status == 2
+        assert "rank 1 was silent for 5 s" in err
 
 
 def test_problem_of_one_rank_is_the_line_of_all():

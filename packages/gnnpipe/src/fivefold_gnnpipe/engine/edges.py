@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -144,7 +145,8 @@ def _starts(sorted_ids: Tensor, count: int) -> Tensor:
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    with torch.sparse.check_sparse_tensor_invariants(enable=False):
+    with warnings.catch_warnings():  # said of every sparse CSR tensor, once a process
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(starts, columns.contiguous(), values, size)
 
 

@@ -41,7 +41,8 @@ class GCNBlock(SparseBlock):
         h0: Float[Tensor, "row initial"] | None = None,
     ) -> Float[Tensor, "row out"]:
         """Transform the aggregated rows."""
-        return self.linear(neighbours).relu_()
+        rows: Tensor = self.linear(neighbours)
+        return rows.relu_()
 
 
 class SAGEBlock(SparseBlock):
@@ -62,7 +63,8 @@ class SAGEBlock(SparseBlock):
         h0: Float[Tensor, "row initial"] | None = None,
     ) -> Float[Tensor, "row out"]:
         """Transform a vertex and its neighbourhood apart, and add."""
-        return (self.own(dst) + self.neighbours(neighbours)).relu_()
+        rows: Tensor = self.own(dst) + self.neighbours(neighbours)
+        return rows.relu_()
 
 
 class GCNIIBlock(SparseBlock):
@@ -109,7 +111,8 @@ class ResGCNBlock(SparseBlock):
 
     def prepare(self, h: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]:
         """Normalise and activate before the aggregation."""
-        return self.layer_norm(h).relu()
+        normal: Tensor = self.layer_norm(h)
+        return normal.relu()
 
     def combine(
         self,
@@ -119,7 +122,8 @@ class ResGCNBlock(SparseBlock):
         h0: Float[Tensor, "row initial"] | None = None,
     ) -> Float[Tensor, "row out"]:
         """Add to the residual stream."""
-        return h + self.own(dst) + self.neighbours(neighbours)
+        added: Tensor = self.own(dst) + self.neighbours(neighbours)
+        return h + added
 
 
 def make_plan(

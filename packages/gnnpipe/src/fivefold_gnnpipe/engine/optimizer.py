@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def make_optimizer(
     """Return the optimizer that the options name, over some weights."""
     kind = _KINDS[options.optimizer]
     kept = list(parameters) or [nn.Parameter(torch.zeros(0))]  # a rank without weights still steps
-    arguments = {"lr": options.lr, "weight_decay": options.weight_decay}
+    arguments: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     return kind(kept, **arguments)
 
 
@@ -53,7 +54,8 @@ def optimizer_tensors(
 ) -> dict[str, Tensor]:
     """Return an optimizer's state as named tensors: `optimizer/{weight}/{entry}`."""
     found = {}
-    for parameter, entries in optimizer.state.items():
+    states: Mapping[Any, Mapping[str, Any]] = optimizer.state
+    for parameter, entries in states.items():
         for key, value in entries.items():
             if parameter in names and value is not None:
                 tensor = torch.as_tensor(value).detach()

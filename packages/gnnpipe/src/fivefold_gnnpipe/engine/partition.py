@@ -25,7 +25,7 @@ from ..config import PartitionConfig
 try:
     import pymetis
 except ImportError:  # no wheel for this platform: `bfs` stands in
-    pymetis = None
+    pymetis = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
 _UNEVEN = 1.3
@@ -238,7 +238,8 @@ def _from_file(name: str, num_nodes: int, count: int) -> np.ndarray:
     if len(empty):
         problem = f"part {empty[0]} of {count} holds no vertex"
         raise UserError(problem, setting=setting, value=name, remedy="number parts without gaps")
-    return parts.astype(np.int64)
+    whole: np.ndarray = parts.astype(np.int64)
+    return whole
 
 
 def _warn_if_uneven(partition: Partition, graph: csr_array) -> None:

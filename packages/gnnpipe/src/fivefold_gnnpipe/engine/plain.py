@@ -59,7 +59,7 @@ class PlainTraining:
         if self._options.clip_norm > 0:
             clip_by_norm(parameters, self._options.clip_norm, square_sum(parameters))
         self._optimizer.step()
-        value = float(loss)
+        value = float(loss.detach())
         seconds = time.perf_counter() - begin
         return EpochReport(value, seconds=seconds, seconds_compute=seconds)
 

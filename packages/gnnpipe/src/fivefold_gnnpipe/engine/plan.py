@@ -256,7 +256,7 @@ class LayerPlan(nn.Module):
 
     @property
     def mixes_vertices(self) -> str:
-        """The class of a layer whose result depends on all vertices at once; empty: there is none."""
+        """The class of a layer that needs all vertices at once; empty: there is none."""
         return mixing_class(self)
 
     def width(self, layer: int) -> int:

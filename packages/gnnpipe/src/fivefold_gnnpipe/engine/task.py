@@ -160,7 +160,7 @@ def _report(
         "seconds_compute_per_epoch": curve.seconds_per_epoch("computed"),
         "bytes_per_epoch": last.bytes,
     }
-    figures |= {k: v for k, v in facts.items() if isinstance(v, int | float)}
+    figures.update((k, v) for k, v in facts.items() if isinstance(v, int | float))
     for key, value in figures.items():
         run.figure(key, value)
     run.environment(links=curve.links, **{k: v for k, v in facts.items() if isinstance(v, str)})
@@ -182,7 +182,7 @@ def _report(
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _draw(

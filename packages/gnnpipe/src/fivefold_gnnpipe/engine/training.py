@@ -19,7 +19,7 @@ class Session:
 
     options: TrainOptions
     """Epochs, optimizer, seed: the same for every method."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this rank computes."""
     dtype: torch.dtype = torch.float32
     """Number format of weights and activations."""

@@ -1,4 +1,4 @@
-"""Where graphs come from: Debian's package lists, files, generators, small ones, PyG's data sets."""
+"""Where graphs come from: Debian's package lists, files, generators, PyG's data sets."""
 
 from __future__ import annotations
 

@@ -190,9 +190,8 @@ def _labels(arrays: Mapping[str, Tensor], num_nodes: int, path: Path) -> Tensor:
         y = y[:, 0]
     if y.ndim == 2:
         return y.float()
-    if y.is_floating_point():
-        if not bool((y == y.round()).all()):
-            raise _refused(path, "labels are not whole numbers", "give classes from 0, or y [N, C]")
+    if y.is_floating_point() and not bool((y == y.round()).all()):
+        raise _refused(path, "labels are not whole numbers", "give classes from 0, or y [N, C]")
     return y.to(torch.int64)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -166,10 +168,14 @@ class DistributedTransport(Transport):
 
     def close(self) -> None:
         """Leave the process group; a second call does nothing."""
-        for waiter in self._waiters.values():
-            waiter.deliveries.put(None)
-            waiter.join(_LOOK)  # one that waits for a lost rank stays, and ends with the process
+        waiters = list(self._waiters.values())
         self._waiters.clear()
+        for waiter in waiters:
+            waiter.deliveries.put(None)
+        for waiter in waiters:
+            waiter.join(_LOOK)
+        if any(waiter.is_alive() for waiter in waiters):
+            atexit.register(_leave_at_once)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -236,6 +242,17 @@ class _Receive:
         self.transport.wait_for(self.delivery, self.peer)
         self.transport.waited += time.perf_counter() - start
         return self.delivery.tensor.to(self.transport._device)
+
+
+def _leave_at_once() -> None:
+    """End the process as a `UserError` does, though threads still wait for a lost rank.
+
+    gloo cannot be told to give a wait up; a thread that returns from one while the interpreter
+    ends would abort the process.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _tag(traffic: Traffic, index: int) -> int:
