@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .engine.plan import Block, ConvBlock, LayerPlan, SparseBlock
     from .engine.sources import load_graph
     from .engine.training import EpochReport, GraphTraining, Session
+    from .engine.wrapping import plan_of
     from .pipe.config import GNNPipeConfig
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "engine.plan": ("Block", "ConvBlock", "LayerPlan", "SparseBlock"),
     "engine.sources": ("load_graph",),
     "engine.training": ("EpochReport", "GraphTraining", "Session"),
+    "engine.wrapping": ("plan_of",),
     "pipe.config": ("GNNPipeConfig",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -79,6 +81,7 @@ __all__ = [
     "load_graph",
     "make_partition",
     "make_plan",
+    "plan_of",
     "train",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -58,7 +59,8 @@ def _dataset(kind: str, name: str, folder: Path) -> Any:
         )
     dataset = getattr(torch_geometric.datasets, kind)
     try:
-        return dataset(str(folder), name) if name else dataset(str(folder))
+        root = [str(folder)] if "root" in inspect.signature(dataset.__init__).parameters else []
+        return dataset(*root, *([name] if name else []))
     except TypeError as error:
         remedy = f"write data.name={kind}/NAME" if not name else f"see PyG's page of {kind}"
         raise UserError(
