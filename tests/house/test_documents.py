@@ -196,6 +196,12 @@ def test_python_of_the_hugging_face_page_runs(python, tmp_path):
     assert python(code.replace("path/to/model", "model")).startswith("def")
 
 
+def test_python_of_the_graph_tutorial_runs(python):
+    page = HOUSE / "docs" / "tutorials" / "train-a-deep-gnn.md"
+    (code,) = documents.blocks(page, "python")
+    assert "bytes an epoch" in python(code.replace("epochs=100", "epochs=2"))
+
+
 @pytest.mark.model
 def test_python_that_writes_the_draft_out_runs(python, tmp_path):
     _, code = documents.blocks(HOUSE / "docs" / "how-to" / "hugging-face.md", "python")

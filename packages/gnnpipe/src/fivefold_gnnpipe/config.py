@@ -82,7 +82,7 @@ class ModelConfig:
 class DataConfig:
     """Which graph is trained on."""
 
-    source: str = "debian"
+    source: str = "auto"
     """`debian`, a bundled graph, a generator (`blocks`, `preferential`, `grid`, `rmat`, `fake`),
     `pyg` for a data set of PyTorch Geometric, or `auto`: the file or folder in `path`."""
     path: str = ""
@@ -121,11 +121,19 @@ class DataConfig:
         require(self.degree >= 0, "negative", "data.degree", self.degree, "give 0 or more")
         share = self.homophily
         require(0 <= share <= 1, "not a share", "data.homophily", share, "from 0 to 1")
-        needs_path = self.source == "auto" and not self.path
-        require(not needs_path, "no graph is named", "data.path", self.path, "give a file")
-        needs_name = self.source == "pyg" and not self.name
+
+    def require_named(self) -> None:
+        """Refuse settings that name no graph; the defaults alone do not.
+
+        Raises:
+            UserError: no file, or no data set's name.
+        """
+        is_named = self.source != "auto" or bool(self.path)
+        remedy = "give data=FILE, or data=debian and the like"
+        require(is_named, "no graph is named", "data.path", self.path, remedy)
+        is_named = self.source != "pyg" or bool(self.name)
         remedy = "give one such as data.name=Planetoid/Cora"
-        require(not needs_name, "no data set is named", "data.name", self.name, remedy)
+        require(is_named, "no data set is named", "data.name", self.name, remedy)
 
 
 @dataclass

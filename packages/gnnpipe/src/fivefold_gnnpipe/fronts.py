@@ -21,7 +21,7 @@ def check(config: GraphConfig, run: Run) -> None:
     fits = getattr(settings, "check", None)
     if callable(fits):
         fits(config, run)
-    _exists(run.node("data", DataConfig).path, "data.path")
+    _check_data(run)
     _exists(config.resume, "resume")
 
 
@@ -42,10 +42,17 @@ def graph_plan(config: object, run: Run) -> int:
 def graph_predict(config: PredictConfig, run: Run) -> int:
     """Run `fivefold graph predict`: the folder is looked for before torch is imported."""
     _exists(config.checkpoint, "checkpoint")
-    _exists(run.node("data", DataConfig).path, "data.path")
+    _check_data(run)
     from .engine.predict import run as begin
 
     return begin(config, run)
+
+
+def _check_data(run: Run) -> None:
+    data = run.node("data", DataConfig)
+    data.require_named()
+    if data.source != "pyg":  # whose folder is made
+        _exists(data.path, "data.path")
 
 
 def _exists(path: str, setting: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b, sha256
 
 import numpy as np
@@ -78,7 +79,7 @@ class GraphData:
             return torch.ones(self.num_nodes, dtype=torch.bool)
         return self.y >= 0
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of everything that training depends on: ranks and checkpoints compare it."""
         parts = [self.x, self.edge_index, self.y, self.train_mask, self.val_mask, self.test_mask]

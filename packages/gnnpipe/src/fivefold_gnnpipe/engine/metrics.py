@@ -51,7 +51,10 @@ def micro_f1(
 
 
 class BestEpoch:
-    """The picking rule of every method: highest validation score, the earliest of equals."""
+    """The picking rule of every method: highest validation score, the earliest of equals.
+
+    Without labelled validation vertices the newest evaluation is taken.
+    """
 
     def __init__(self) -> None:
         self.epoch = -1
@@ -61,7 +64,7 @@ class BestEpoch:
         """Take an evaluation; return whether it is the best so far."""
         best = self.scores.val if self.scores is not None else None
         value = scores.val
-        is_better = self.scores is None or (value is not None and (best is None or value > best))
+        is_better = best is None or (value is not None and value > best)
         if is_better:
             self.epoch, self.scores = epoch, scores
         return is_better

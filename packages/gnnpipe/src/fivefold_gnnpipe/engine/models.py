@@ -186,7 +186,7 @@ def _built(config: ModelConfig, num_features: int, num_classes: int) -> LayerPla
 def _gat(config: ModelConfig, in_width: int, layer: int) -> Block:
     """H^l = ELU(Σ_u softmax_u(a(Θ D(h_v), Θ D(h_u))) Θ D(h_u)), heads side by side (1710.10903)."""
     per_head = config.hidden // config.heads
-    conv = GATConv((in_width, in_width), per_head, config.heads, add_self_loops=False)
+    conv = GATConv(in_width, per_head, config.heads, add_self_loops=False)
     return ConvBlock(conv, in_width, config.hidden, activation=nn.ELU(), loops=True, attention=True)
 
 

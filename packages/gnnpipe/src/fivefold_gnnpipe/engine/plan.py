@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from fivefold import UserError
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -203,6 +204,15 @@ class LayerPlan(nn.Module):
         recipe: dict[str, object] | None = None,
     ) -> None:
         super().__init__()
+        kinds = {(block.norm, block.loops) for block in blocks}
+        if len(kinds) != 1:
+            parts = (type(getattr(block, "conv", block)).__name__ for block in blocks)
+            names = ", ".join(dict.fromkeys(parts)) or "none"
+            raise UserError(
+                f"these layers want different edges: {names}",
+                setting="model",
+                remedy="use layers that agree on normalisation and self loops",
+            )
         self.encoder = encoder
         self.blocks = nn.ModuleList(blocks)
         self.before_head = before_head

@@ -109,6 +109,8 @@ def plan_of(
         activation: what stands between convolutions, and after the last if there is a head.
         dropout: share of entries dropped before encoder, convolutions and head.
 
+    The dropout of PyG's own networks stands before every layer, the first one included.
+
     Raises:
         UserError: jumping knowledge, a convolution that cannot be called on (sources, targets)
             or brings dropout of its own, layers that want different edges, a wrong last width.
@@ -152,11 +154,6 @@ def wrap_convs(
         in_width = blocks[-1].out_width
     if not blocks:
         raise _refused("the model has no convolution", "give at least one")
-    kinds = {(block.norm, block.loops) for block in blocks}
-    if len(kinds) > 1:
-        names = ", ".join(dict.fromkeys(type(conv).__name__ for conv in convs))
-        remedy = "use layers that agree on normalisation and self loops"
-        raise _refused(f"these layers want different edges: {names}", remedy)
     return blocks
 
 
@@ -221,7 +218,7 @@ def _of_basic(model: BasicGNN, num_features: int, num_classes: int) -> LayerPlan
             parts += [model.act] if model.act is not None else []
         afters.append(nn.Sequential(*parts))
     blocks = wrap_convs(list(model.convs), num_features, afters)
-    # PyG drops out after each activation, which is before the next block: never the features
+    # PyG drops out after each activation; here that is before each block, the first one included
     plan = LayerPlan(blocks, num_features=num_features, dropout=float(model.dropout.p))
     return _checked(plan, num_classes)
 

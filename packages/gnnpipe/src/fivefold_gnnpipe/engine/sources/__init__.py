@@ -26,6 +26,7 @@ def load_graph(config: DataConfig | None = None, **settings: object) -> GraphDat
         UserError: a graph that cannot be found, read or made sense of.
     """
     config = config or DataConfig(**settings)  # type: ignore[arg-type]
+    config.require_named()
     loaders: dict[str, Callable[[DataConfig], GraphData]] = {
         "auto": read_graph,
         "debian": debian_graph,
