@@ -34,9 +34,7 @@ def test_stale_mode_of_one_chunk_equals_full_graph_training(toy, name):
 def test_single_precision_equals_full_graph_training_to_single_precision(toy):
     data = toy.graph()
     found, plain = (
-        toy.train(
-            settings, toy.plan(data, dtype=torch.float32), data, dtype=torch.float32, lr=1e-3
-        )
+        toy.train(settings, toy.plan(data, dtype=torch.float32), data, dtype=torch.float32, lr=1e-3)
         for settings in (GNNPipeConfig(stages=3, mode=Mode.EXACT), PlainConfig())
     )
     assert found.losses == pytest.approx(plain.losses, abs=1e-5)
@@ -46,9 +44,7 @@ def test_single_precision_equals_full_graph_training_to_single_precision(toy):
 @pytest.mark.parametrize("name", ["gcnii", "resgcn"])
 def test_exact_ways_with_and_without_recomputation_are_the_same_bits(toy, name, recompute):
     data = toy.graph()
-    kept = toy.train(
-        GNNPipeConfig(stages=2, ways=2, mode=Mode.EXACT), toy.plan(data, name), data
-    )
+    kept = toy.train(GNNPipeConfig(stages=2, ways=2, mode=Mode.EXACT), toy.plan(data, name), data)
     settings = GNNPipeConfig(stages=2, ways=2, mode=Mode.EXACT, recompute=recompute)
     again = toy.train(settings, toy.plan(data, name), data)
     assert toy.gap(kept.weights, again.weights) == 0
@@ -57,9 +53,7 @@ def test_exact_ways_with_and_without_recomputation_are_the_same_bits(toy, name, 
 @pytest.mark.parametrize("ways", [2, 3])
 def test_hybrid_of_one_stage_equals_graph_parallelism(toy, ways):
     data = toy.graph()
-    hybrid = toy.train(
-        GNNPipeConfig(stages=1, ways=ways, mode=Mode.EXACT), toy.plan(data), data
-    )
+    hybrid = toy.train(GNNPipeConfig(stages=1, ways=ways, mode=Mode.EXACT), toy.plan(data), data)
     graph = toy.train(GraphParallelConfig(ways=ways), toy.plan(data), data)
     assert hybrid.losses == pytest.approx(graph.losses, abs=1e-12)
     assert toy.gap(hybrid.weights, graph.weights) < 1e-10

@@ -35,9 +35,7 @@ def twin_run(plan, data, method, settings, epochs=EPOCHS, by_autograd=False):
         masks = Masks(plan.dropout, 0, epoch)
         optimizer.zero_grad()
         if by_autograd:
-            found = twin_by_autograd(
-                plan, data, edges, masks, turn, history, first_is_fresh=fresh
-            )
+            found = twin_by_autograd(plan, data, edges, masks, turn, history, first_is_fresh=fresh)
         else:
             found = twin_epoch(
                 plan,

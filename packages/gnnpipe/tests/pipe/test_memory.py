@@ -1,0 +1,72 @@
+"""What a stage holds (the source's section 4.7), counted by storages."""
+
+import pytest
+import torch
+from fivefold_gnnpipe.engine.memory import PeakBytes
+from fivefold_gnnpipe.pipe.config import GNNPipeConfig, HistoryConfig
+
+
+def peak(toy, layers, stages, name="gcnii", num_nodes=400):
+    """The most bytes of any stage's rows in an epoch, without weights and matrices."""
+    data = toy.graph(num_nodes, 1200)
+    settings = GNNPipeConfig(
+        stages=stages,
+        chunks=40,
+        cuts=[layers // stages * k for k in range(1, stages)],
+        recompute=True,
+        history=HistoryConfig(refresh=2),
+    )
+    method = toy.build(settings, toy.plan(data, name, layers=layers), data, epochs=9)
+    method.epoch(0)
+    method.epoch(1)
+    buffers = [
+        sum(
+            rows.numel() * rows.element_size()
+            for layer in replicas[0].layers.values()
+            for rows in (layer.fresh, layer.history, layer.gradient)
+            if rows is not None
+        )
+        for replicas in method._ranks.values()
+    ]
+    with PeakBytes() as meter:
+        method.epoch(2)
+    return max(buffers), meter.peak, data.num_nodes
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_buffers_are_three_rows_a_vertex_and_layer(toy, stages):
+    layers = 8
+    held, _, num_nodes = peak(toy, layers, stages)
+    assert held <= 3 * (layers // stages) * num_nodes * 8 * 8
+
+
+def test_what_an_epoch_adds_is_chunk_sized_and_does_not_grow_with_depth(toy):
+    """At a fixed number of layers a stage: all stages' ranks live in this process."""
+    _, shallow, num_nodes = peak(toy, 4, 2)
+    _, deep, _ = peak(toy, 8, 4)
+    row = num_nodes * 8 * 8
+    assert shallow < 24 * row
+    assert deep - shallow < 0.75 * shallow  # two more ranks, not two more layers a chunk
+
+
+@pytest.mark.parametrize("name", ["gcnii", "resgcn"])
+def test_recomputation_keeps_less_than_activations(toy, name):
+    data = toy.graph(400, 1200)
+    peaks = {}
+    for recompute in (False, True):
+        settings = GNNPipeConfig(stages=2, chunks=40, recompute=recompute)
+        method = toy.build(settings, toy.plan(data, name, layers=8), data, epochs=500)
+        method.epoch(0)
+        with PeakBytes() as meter:
+            method.epoch(1)
+        peaks[recompute] = meter.peak
+    assert peaks[True] < 0.7 * peaks[False]
+
+
+def test_peak_of_every_rank_is_reported(toy):
+    data = toy.graph()
+    found = toy.train(GNNPipeConfig(stages=3, chunks=12), toy.plan(data), data, epochs=1)
+    peaks = [found.facts[f"peak_memory_bytes_rank_{rank}"] for rank in range(3)]
+    assert found.facts["peak_memory_bytes"] == max(peaks)
+    assert min(peaks) > 0
+    assert torch.is_tensor(found.logits)
