@@ -58,7 +58,9 @@ def trained_in_parts(
     np.save(file, np.array(parts))
     partition = PartitionConfig(Split.FILE, file=str(file))
     settings = GraphParallelConfig(ways=max(parts) + 1, partition=partition)
-    method = build_method(settings, plan, data, Session(options, dtype=next(plan.parameters()).dtype))
+    method = build_method(
+        settings, plan, data, Session(options, dtype=next(plan.parameters()).dtype)
+    )
     reports = [method.epoch(index) for index in range(options.epochs)]
     return method, reports
 
@@ -90,11 +92,7 @@ def test_star_has_a_boundary_of_leaves_and_other_parts(parts):
 def test_boundary_equals_counting_by_hand():
     data = tiny_graph(60, seed=4)
     parts = torch.from_numpy(np.random.default_rng(0).integers(4, size=60))
-    pairs = {
-        (int(u), int(parts[v]))
-        for u, v in data.edge_index.T.tolist()
-        if parts[u] != parts[v]
-    }
+    pairs = {(int(u), int(parts[v])) for u, v in data.edge_index.T.tolist() if parts[u] != parts[v]}
     assert boundary(Partition(parts, 4), data.edge_index) == len(pairs)
 
 
@@ -126,7 +124,10 @@ def test_first_layer_on_features_sends_nothing_for_it():
     plan = make_plan(config, data.num_features, data.num_classes, dtype=torch.float64)
     again = make_plan(config, data.num_features, data.num_classes, dtype=torch.float64)
     method = build_method(
-        GraphParallelConfig(ways=2), plan, data, Session(TrainOptions(epochs=2), dtype=torch.float64)
+        GraphParallelConfig(ways=2),
+        plan,
+        data,
+        Session(TrainOptions(epochs=2), dtype=torch.float64),
     )
     reports = [method.epoch(index) for index in range(2)]
     rows = method.facts()["boundary_rows"]
@@ -152,7 +153,7 @@ def test_users_own_convolutions_train_alike():
 def test_batch_norm_is_refused_with_its_name():
     data = tiny_graph()
     plan = plan_of(GIN(7, 8, 2, 3, norm="batch_norm"), num_features=7, num_classes=3)
-    with pytest.raises(UserError, match="BatchNorm.*training"):
+    with pytest.raises(UserError, match=r"BatchNorm.*training"):
         build_method(GraphParallelConfig(ways=2), plan, data, Session(TrainOptions()))
 
 

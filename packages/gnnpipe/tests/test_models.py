@@ -43,9 +43,7 @@ def test_gcn_block_is_gcn_conv():
     block, conv = GCNBlock(7, 5).double(), GCNConv(7, 5).double()
     conv.lin.weight.data, conv.bias.data = block.linear.weight.data, block.linear.bias.data
     edges = graph_edges(DATA, Norm.SYM, True, torch.float64)
-    assert torch.allclose(
-        block.update(X, X, X, edges), conv(X, DATA.edge_index).relu(), atol=1e-13
-    )
+    assert torch.allclose(block.update(X, X, X, edges), conv(X, DATA.edge_index).relu(), atol=1e-13)
 
 
 def test_sage_block_is_sage_conv():
@@ -53,9 +51,7 @@ def test_sage_block_is_sage_conv():
     conv.lin_r.weight.data, conv.lin_l.bias.data = block.own.weight.data, block.own.bias.data
     conv.lin_l.weight.data = block.neighbours.weight.data
     edges = graph_edges(DATA, Norm.MEAN, False, torch.float64)
-    assert torch.allclose(
-        block.update(X, X, X, edges), conv(X, DATA.edge_index).relu(), atol=1e-13
-    )
+    assert torch.allclose(block.update(X, X, X, edges), conv(X, DATA.edge_index).relu(), atol=1e-13)
 
 
 def test_resgcn_block_is_a_deep_gcn_layer_around_sage():
@@ -111,7 +107,7 @@ CONVS = {
 @pytest.mark.parametrize("kind", CONVS)
 def test_module_list_gives_what_calling_its_layers_gives(kind):
     torch.manual_seed(0)
-    convs = nn.ModuleList([CONVS[kind](7, 8), CONVS[kind](8, 3)]).double()
+    convs = nn.ModuleList([CONVS[kind](7, 8), CONVS[kind](8, 3)]).double().eval()
     with torch.no_grad():
         expected = convs[1](convs[0](X, DATA.edge_index).relu(), DATA.edge_index)
     plan = plan_of(convs, num_features=7, num_classes=3)

@@ -117,7 +117,7 @@ def test_without_pymetis_auto_falls_back_and_says_so(monkeypatch, caplog):
         made = make_partition(PartitionConfig(), data.edge_index, 40, 4)
     assert made.method == "bfs"
     assert "pymetis is not installed" in caplog.text
-    with pytest.raises(UserError, match="pymetis is not installed.*method=metis"):
+    with pytest.raises(UserError, match=r"pymetis is not installed.*method=metis"):
         make_partition(PartitionConfig(Split.METIS), data.edge_index, 40, 4)
 
 

@@ -72,7 +72,8 @@ def packages_file(tmp_path: Path, text: str | bytes = STANZAS) -> DataConfig:
 def many_stanzas(count: int = 400) -> str:
     return "\n".join(
         f"Package: p{i:03}\nFilename: x\nSource: s{i // 3}\nSection: {'ab'[i % 2]}\n"
-        f"Depends: p{(i * 7) % count:03}, p{(i * 13 + 1) % count:03}\nDescription: word{i % 9} of {i}\n"
+        f"Depends: p{(i * 7) % count:03}, p{(i * 13 + 1) % count:03}\n"
+        f"Description: word{i % 9} of {i}\n"
         for i in range(count)
     )
 
@@ -146,11 +147,11 @@ def test_rare_sections_stay_in_the_graph_unlabelled(tmp_path):
 
 def test_missing_lists_name_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(debian.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="apt-cache.*apt-get update"):
+    with pytest.raises(UserError, match=r"apt-cache.*apt-get update"):
         load_graph(DataConfig(source="debian"))
-    with pytest.raises(UserError, match="no package is described.*data.path"):
+    with pytest.raises(UserError, match=r"no package is described.*data.path"):
         load_graph(packages_file(tmp_path, "\n\n"))
-    with pytest.raises(UserError, match="no section holds 9 packages.*data.min_class"):
+    with pytest.raises(UserError, match=r"no section holds 9 packages.*data.min_class"):
         load_graph(replace(packages_file(tmp_path), min_class=9))
     with pytest.raises(UserError, match="cannot be read"):
         load_graph(packages_file(tmp_path, b"\x1f\x8bnot really"))
@@ -221,7 +222,9 @@ def test_directed_edges_keep_their_direction(tmp_path, direction, pairs):
 def test_edge_weights_follow_their_edges(tmp_path):
     weights = np.array([1.0, 2.0, 9.0, 3.0, 4.0, 5.0], dtype=np.float32)
     graph = load_npz(tmp_path, arrays(edge_weight=weights), direction=Direction.IN)
-    found = dict(zip(map(tuple, graph.edge_index.T.tolist()), graph.edge_weight.tolist(), strict=True))
+    found = dict(
+        zip(map(tuple, graph.edge_index.T.tolist()), graph.edge_weight.tolist(), strict=True)
+    )
     assert found == {(0, 1): 1.0, (1, 2): 2.0, (2, 1): 3.0, (4, 0): 4.0}
 
 
@@ -236,7 +239,9 @@ def test_features_as_csr_are_the_dense_ones(tmp_path):
         "x_data": np.concatenate([row[c] for row, c in zip(dense, columns, strict=True)]),
     }
     graph = load_npz(tmp_path, arrays(**parts))
-    assert torch.equal(graph.x[:, : graph.num_features], torch.from_numpy(dense)[:, : graph.num_features])
+    assert torch.equal(
+        graph.x[:, : graph.num_features], torch.from_numpy(dense)[:, : graph.num_features]
+    )
 
 
 def test_missing_masks_are_hashed_from_the_vertex_number(tmp_path):
@@ -280,12 +285,19 @@ WRONG = {
         {k: np.zeros((0, *v.shape[1:]), v.dtype) for k, v in arrays().items() if k != "edge_index"},
         "graph has 0 to -1|no vertices",
     ),
-    "csr": ({"x": None, "x_indptr": np.array([0, 9]), "x_indices": np.array([0]),
-             "x_data": np.array([1.0])}, "do not go together"),
+    "csr": (
+        {
+            "x": None,
+            "x_indptr": np.array([0, 9]),
+            "x_indices": np.array([0]),
+            "x_data": np.array([1.0]),
+        },
+        "do not go together",
+    ),
 }
 
 
-@pytest.mark.parametrize("changes, said", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("changes", "said"), WRONG.values(), ids=WRONG)
 def test_senseless_arrays_are_refused(tmp_path, changes, said):
     with pytest.raises(UserError, match=rf"(?s){said}.*data.path"):
         load_npz(tmp_path, arrays(**changes))

@@ -7,6 +7,7 @@ from pathlib import Path
 from fivefold import Run, UserError
 
 from .config import DataConfig
+from .pipe.config import PlanConfig
 from .task_configs import GraphConfig, PredictConfig
 
 
@@ -32,7 +33,7 @@ def graph(config: GraphConfig, run: Run) -> int:
     return begin(config, run)
 
 
-def graph_plan(config: object, run: Run) -> int:
+def graph_plan(config: PlanConfig, run: Run) -> int:
     """Run `fivefold graph plan`."""
     from .pipe.plan_task import run as begin
 

@@ -1,13 +1,13 @@
-"""The exam of graph training methods; a third party's whole test is three lines:
+"""The exam of graph training methods, and tiny graphs to train on.
 
-class TestMine(GraphTrainingSuite):
-    overrides = ["training=mine"]
+A third party's whole test: `class TestMine(GraphTrainingSuite): overrides = ["training=mine"]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -108,7 +108,7 @@ class GraphTrainingSuite:
 
     def compose(self, *more: str) -> Run:
         """Return the run of these overrides and some more."""
-        return compose("graph", ["data=karate", *self.overrides, *more])
+        return _composed(("data=karate", *self.overrides, *more))
 
     def plan(self, model: str, data: GraphData, seed: int = 1) -> LayerPlan:
         """Return a small network of four layers, with dropout, in float64."""
@@ -237,6 +237,11 @@ class GraphTrainingSuite:
         first = self.trained("gcn", data, self.options())[0]
         assert self.trained("gcn", data, self.options())[0] == first
         assert self.trained("gcn", data, self.options(seed=6))[0] != first
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> Run:
+    return compose("graph", overrides)
 
 
 def _furthest(first: Sequence[float], second: Sequence[float]) -> float:

@@ -79,7 +79,7 @@ class Edges:
 
     def matmul(self, src: Float[Tensor, "num_src dim"]) -> Float[Tensor, "num_dst dim"]:
         """Sum the weighted source rows of each target; differentiable in the rows."""
-        product: Tensor = _Aggregate.apply(src, self)
+        product: Tensor = _Aggregate.apply(src, self)  # type: ignore[no-untyped-call]
         return product
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Edges:
@@ -147,7 +147,9 @@ def _starts(sorted_ids: Tensor, count: int) -> Tensor:
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     with warnings.catch_warnings():  # said of every sparse CSR tensor, once a process
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, columns.contiguous(), values, size)
+        return torch.sparse_csr_tensor(
+            starts, columns.contiguous(), values, size, check_invariants=False
+        )
 
 
 def graph_edges(

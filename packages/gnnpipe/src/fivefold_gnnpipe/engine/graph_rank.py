@@ -42,7 +42,7 @@ class GraphShard:
     x: Float[Tensor, "row feature"]
     """Features of its own vertices."""
     x_remote: Float[Tensor, "remote feature"]
-    """Features of the remote ones, copied once: only a first layer that reads features uses them."""
+    """Features of the remote ones, copied once, for a first layer that reads features."""
     y: Tensor
     """Labels of its own vertices."""
     mask: Tensor

@@ -179,8 +179,7 @@ def _metis(graph: csr_array, count: int, config: PartitionConfig) -> np.ndarray:
     weights = np.diff(graph.indptr) + 1 if config.balance is not Balance.NODES else None
     _, parts = pymetis.part_graph(
         count,
-        xadj=graph.indptr,
-        adjncy=graph.indices,
+        adjacency=pymetis.CSRAdjacency(graph.indptr, graph.indices),
         vweights=weights,
         recursive=False,
         options=pymetis.Options(seed=config.seed),

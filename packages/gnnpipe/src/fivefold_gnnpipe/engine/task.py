@@ -160,9 +160,9 @@ def _report(
         "seconds_compute_per_epoch": curve.seconds_per_epoch("computed"),
         "bytes_per_epoch": last.bytes,
     }
-    figures.update((k, v) for k, v in facts.items() if isinstance(v, int | float))
-    for key, value in figures.items():
-        run.figure(key, value)
+    figures |= {key: value for key, value in facts.items() if not isinstance(value, str)}
+    for name_of, figure in figures.items():
+        run.figure(name_of, figure)
     run.environment(links=curve.links, **{k: v for k, v in facts.items() if isinstance(v, str)})
     said: list[dict[str, Any]] = [
         {"what": f"{name} at the best validation epoch ({curve.best_epoch})", "value": ""},

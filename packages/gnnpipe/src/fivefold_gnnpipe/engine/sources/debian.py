@@ -200,7 +200,7 @@ def _features(texts: list[str], width: int) -> tuple[np.ndarray, np.ndarray, np.
                 number = int.from_bytes(blake2b(token.encode(), digest_size=8).digest(), "big")
                 column[token] = number % width
         indices += [column[token] for token in tokens]
-        values += [len(tokens) ** -0.5] * len(tokens)
+        values += [len(tokens) ** -0.5 for _ in tokens]
         indptr.append(len(indices))
     return (
         np.array(indptr, dtype=np.int64),

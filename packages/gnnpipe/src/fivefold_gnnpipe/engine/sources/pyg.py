@@ -46,6 +46,7 @@ def pyg_graph(config: DataConfig) -> GraphData:
         ) from error
     arrays = {key: value for key, value in data.to_dict().items() if torch.is_tensor(value)}
     arrays |= _first_split(arrays)
+    arrays |= _rest_split(arrays)
     if kind == "ogb":
         arrays |= _ogb_masks(made, arrays["x"].shape[0])
     return graph_of(arrays, config, config.name)
@@ -85,6 +86,15 @@ def _ogb_masks(dataset: Any, num_nodes: int) -> dict[str, torch.Tensor]:
         masks[key] = torch.zeros(num_nodes, dtype=torch.bool)
         masks[key][split[part]] = True
     return masks
+
+
+def _rest_split(arrays: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return validation and test masks for a set that has a training mask alone: every other."""
+    if [key for key in MASKS if key in arrays] != ["train_mask"]:
+        return {}
+    rest = ~arrays["train_mask"]
+    is_odd = rest.cumsum(0) % 2 == 1
+    return {"val_mask": rest & is_odd, "test_mask": rest & ~is_odd}
 
 
 def _first_split(arrays: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 
@@ -27,6 +28,8 @@ def agree(transport: Transport, settings: Mapping[str, object]) -> None:
         other = json.loads(note)
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):
+                with contextlib.suppress(UserError):  # the store stays until all have read
+                    transport.exchange("read")
                 here, there = shown(other.get(name)), shown(first.get(name))
                 raise UserError(
                     f"rank {rank} has {here} and rank 0 has {there}",

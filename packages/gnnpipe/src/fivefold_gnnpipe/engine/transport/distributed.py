@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from fivefold import UserError
 from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from .base import Transport
 from .counters import Traffic
@@ -26,6 +28,7 @@ from .pending import Pending, Program
 
 T = TypeVar("T")
 _LOOK = 0.2  # seconds between looks at the board while a message is waited for
+_PATIENCE = 5.0  # seconds of waiting before the others are told of it
 _TAGS = 1 << 20  # indices a purpose may use
 
 
@@ -90,7 +93,7 @@ class DistributedTransport(Transport):
     """
 
     def __init__(
-        self, store: dist.Store, device: torch.device, timeout: float, link: Link | None = None
+        self, store: Store, device: torch.device, timeout: float, link: Link | None = None
     ) -> None:
         """Use the default process group.
 
@@ -185,11 +188,17 @@ class DistributedTransport(Transport):
         Raises:
             UserError: its other end is lost, or any rank has failed.
         """
-        until = time.monotonic() + self.timeout
+        begin, is_said = time.monotonic(), False
         while not delivery.done.wait(_LOOK):
             self.board.look()
-            if time.monotonic() > until:
-                raise self.board.lost(peer, f"was silent for {self.timeout:g} s")
+            if not is_said and time.monotonic() > begin + min(_PATIENCE, self.timeout / 4):
+                self.board.waits_for(peer)
+                is_said = True
+            if time.monotonic() > begin + self.timeout:
+                silent = self.board.culprit(peer)
+                raise self.board.lost(silent, f"was silent for {self.timeout:g} s")
+        if is_said:
+            self.board.waits_for(None)
         if delivery.error:
             raise self.board.lost(peer, "has ended")
 
@@ -217,7 +226,7 @@ class DistributedTransport(Transport):
             self.board.look()
             try:
                 if self._store.check([key]):
-                    return self._store.get(key).decode()
+                    return str(self._store.get(key), "utf-8")
             except (dist.DistError, RuntimeError) as error:
                 raise self.board.lost(0, "has ended") from error
             if time.monotonic() > until:
@@ -294,9 +303,9 @@ def open_distributed(
         )
     limit = timedelta(seconds=timeout)
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+        store, rank, size = next(rendezvous("env://", timeout=limit))
         store.set_timeout(limit)
-        joining = dist.PrefixStore("group", store)
+        joining = PrefixStore("group", store)
         grace = timedelta(seconds=2 * timeout)  # ours is to end first, with a line of its own
         dist.init_process_group(backend, store=joining, rank=rank, world_size=size, timeout=grace)
     except (dist.DistError, RuntimeError, ValueError) as error:
@@ -306,7 +315,7 @@ def open_distributed(
             value=timeout,
             remedy="start every rank with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE",
         ) from error
-    return DistributedTransport(dist.PrefixStore("ranks", store), device, timeout, link)
+    return DistributedTransport(PrefixStore("ranks", store), device, timeout, link)
 
 
 def run_rank(transport: DistributedTransport, program: Program[T]) -> T:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 
 from fivefold import UserError
-from torch.distributed import DistError, Store
+from torch.distributed import DistError, Store  # type: ignore[attr-defined]
 
 _KEY = "fivefold/failure"
+_WAITING = "fivefold/waiting"
 _GRACE = 1.0  # seconds in which a rank that ended may still have said why
 
 
@@ -40,6 +41,22 @@ class FailureBoard:
         note = self._note()
         if note:
             raise UserError(note, remedy="mend that rank and start all ranks again")
+
+    def waits_for(self, peer: int | None) -> None:
+        """Say whom this rank has been waiting for, or that it waits no longer."""
+        with contextlib.suppress(DistError, RuntimeError):
+            self._store.set(f"{_WAITING}/{self._rank}", "" if peer is None else str(peer))
+
+    def culprit(self, peer: int) -> int:
+        """Return who keeps a rank from sending: it, or whoever it waits for itself."""
+        seen = {self._rank}
+        while peer not in seen:
+            seen.add(peer)
+            with contextlib.suppress(DistError, RuntimeError):
+                key = f"{_WAITING}/{peer}"
+                awaited = self._store.get(key).decode() if self._store.check([key]) else ""
+                peer = int(awaited) if awaited else peer
+        return peer
 
     def lost(self, peer: int, reason: str) -> UserError:
         """Return the error for a rank that sends nothing any more, or what it said before.

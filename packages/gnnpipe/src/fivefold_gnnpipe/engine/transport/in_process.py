@@ -6,7 +6,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from fivefold import UserError
@@ -185,11 +185,11 @@ def run_in_process(network: InProcessNetwork, programs: Sequence[Program[T]]) ->
 
 
 @dataclass(frozen=True)
-class _Done:
-    result: object
+class _Done(Generic[T]):
+    result: T
 
 
-def _advance(endpoint: _Endpoint, program: Program[T], need: Pending | None) -> Pending | _Done:
+def _advance(endpoint: _Endpoint, program: Program[T], need: Pending | None) -> Pending | _Done[T]:
     """Let a rank go on until it waits for what is not there, or has finished."""
     while True:
         try:
