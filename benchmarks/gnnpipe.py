@@ -27,6 +27,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -257,9 +258,7 @@ def epoch_time(case: Case, result: Result, out: Path) -> None:
     for rate in case.rates:
         times = _both(case, 2, rate, real)
         curve.append((rate, times["graph_parallel"], times["gnnpipe"]))
-        result.rows.append(
-            {"part": "rates", "processes": 2, "mbit": rate, "real": real, **times}
-        )
+        result.rows.append({"part": "rates", "processes": 2, "mbit": rate, "real": real, **times})
     result.figures["crossing_mbit" + suffix] = _crossing(curve)
     draw_rates(curve, plain["seconds"], out / "rates.png", real=real)
 
@@ -319,7 +318,7 @@ def _predicted(case: Case, size: int, rate: float) -> dict[str, float]:
 
 def _crossing(curve: Sequence[tuple[float, float, float]]) -> float | None:
     """Return the rate at which graph parallelism becomes as fast, by interpolation in log rate."""
-    for (rate, graph, pipe), (after, next_graph, next_pipe) in zip(curve, curve[1:], strict=False):
+    for (rate, graph, pipe), (after, next_graph, next_pipe) in pairwise(curve):
         here, there = math.log(graph / pipe), math.log(next_graph / next_pipe)
         if here > 0 >= there:
             share = here / (here - there)
@@ -492,9 +491,7 @@ def _growth(case: Case) -> Iterator[dict[str, Any]]:
     cells += [("layers", {**base, "nodes": few}, layers) for layers in case.growth_layers]
     for axis, source, layers in cells:
         data = load_graph(DataConfig(**source))
-        plan = make_plan(
-            ModelConfig(name="resgcn", layers=layers, hidden=32), 32, data.num_classes
-        )
+        plan = make_plan(ModelConfig(name="resgcn", layers=layers, hidden=32), 32, data.num_classes)
         method = build_method(
             GNNPipeConfig(
                 stages=2,

@@ -65,7 +65,19 @@ def shaped(size: int, mbit: float) -> Iterator[list[str]]:
             _ip("-n", _SWITCH, "link", "set", there, "up")
             for space, link in ((name, here), (_SWITCH, there)):
                 bucket = ("rate", f"{mbit:.3f}mbit", "burst", "64kb", "latency", "200ms")
-                _ip("netns", "exec", space, "tc", "qdisc", "add", "dev", link, "root", "tbf", *bucket)
+                _ip(
+                    "netns",
+                    "exec",
+                    space,
+                    "tc",
+                    "qdisc",
+                    "add",
+                    "dev",
+                    link,
+                    "root",
+                    "tbf",
+                    *bucket,
+                )
         yield names
     finally:
         _remove(names)

@@ -33,9 +33,7 @@ def draw_rates(
     figure.savefig(path, dpi=150)
 
 
-def draw_accuracy(
-    curves: Mapping[tuple[str, int, int], Mapping[str, Curve]], path: Path
-) -> None:
+def draw_accuracy(curves: Mapping[tuple[str, int, int], Mapping[str, Curve]], path: Path) -> None:
     """Draw validation accuracy over epochs: a panel a model and depth, a line a seed."""
     cells = list(dict.fromkeys((model, layers) for model, layers, _ in curves))
     figure = _figure(5 * len(cells), 4)

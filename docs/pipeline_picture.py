@@ -1,6 +1,6 @@
-"""Draw the pipeline of `docs/methods/training/gnnpipe.md` from a run: `pictures/gnnpipe_timeline.svg`.
+"""Draw the pipeline of `docs/methods/training/gnnpipe.md` from a run.
 
-Three stages on the digits graph, twelve chunks, a simulated link of 200 Mbit/s.
+It becomes `docs/pictures/gnnpipe_timeline.svg`. Three stages on the digits graph, twelve chunks, a simulated link of 200 Mbit/s.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def main() -> None:
     config = ModelConfig(name="resgcn", layers=9, hidden=64)
     plan = make_plan(config, data.num_features, data.num_classes)
     session = make_session(TrainOptions(epochs=200), "cpu", torch.float32)
-    settings = GNNPipeConfig(
-        stages=3, cuts=[3, 6], transport=TransportConfig(emulate_mbit=200.0)
-    )
+    settings = GNNPipeConfig(stages=3, cuts=[3, 6], transport=TransportConfig(emulate_mbit=200.0))
     method = build(settings, plan, data, session)
     for index in range(4):
         method.epoch(index)

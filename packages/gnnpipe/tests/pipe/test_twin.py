@@ -67,9 +67,10 @@ def compare(toy, name, settings, by_autograd=False, **more):
 
 
 @pytest.mark.parametrize("name", ["gcn", "sage", "gcnii", "resgcn"])
-@pytest.mark.parametrize("stages", [1, 2, 3, 6])
-@pytest.mark.parametrize("crossing", [1.0, 2.0])
-@pytest.mark.parametrize(("chunks", "refresh"), [(6, 1), (8, 2), (8, 20)])
+@pytest.mark.parametrize(
+    ("stages", "crossing", "chunks", "refresh"),
+    [(1, 2.0, 8, 2), (2, 1.0, 5, 1), (2, 2.0, 8, 20), (3, 2.0, 5, 2), (6, 1.0, 8, 2), (6, 2.0, 6, 1)],
+)
 def test_staged_executor_equals_the_equation(toy, name, stages, crossing, chunks, refresh):
     settings = GNNPipeConfig(
         stages=stages,

@@ -41,8 +41,7 @@ try:
     transport = open_distributed("gloo", torch.device("cpu"), 5.0, rate)
     seed = transport.rank if case == "disagree" else 0
     if case == "disagree":
-        with transport.board.announcing():
-            agree(transport, {"training.seed": seed})
+        agree(transport, {"training.seed": seed})
     rows = torch.arange(7.0) * (transport.rank + 1)
     if case == "throttled":
         rows = torch.zeros(250_000)

@@ -42,10 +42,7 @@ def test_ring_sum_is_the_sum_in_the_same_bits_on_every_rank(size, length):
     values = [torch.randn(length, generator=torch.Generator().manual_seed(r)) for r in range(size)]
     sums = run_in_process(
         network,
-        [
-            ring_all_reduce(network[r], values[r], range(size), Traffic.WEIGHT)
-            for r in range(size)
-        ],
+        [ring_all_reduce(network[r], values[r], range(size), Traffic.WEIGHT) for r in range(size)],
     )
     for total in sums:
         assert torch.equal(total, sums[0])

@@ -76,7 +76,9 @@ class ChunkedRank(PipeRank):
         """Whether the first aggregation's rows are made for all chunks before the first turn."""
         self._first_is_constant = part.is_first and reads_features
         self.layers = {layer: self._buffers(layer) for layer in part.layers}
-        remote = self.table.local[self.remote_place].cpu() if self._first_is_constant else []
+        remote = self.table.local[self.remote_place].cpu()
+        if not self._first_is_constant:
+            remote = remote[:0]
         self.remote_features = data.x[remote].to(self.device, self.dtype)
         """Features of other ways' vertices, where the first layer reads features: never sent."""
         self.turns: list[Turn] = []
@@ -101,7 +103,7 @@ class ChunkedRank(PipeRank):
             has_gradient=not (self._first_is_constant and layer == 1),
         )
 
-    # ----------------------------------------------------------------------------- before the chunks
+    # ------------------------------------------------------------------------ before the chunks
 
     def begin(self) -> Program[None]:
         """Encode all vertices where all are needed; warm the history before epoch 0."""
@@ -130,7 +132,7 @@ class ChunkedRank(PipeRank):
         elif len(self.remote_features):
             buffers.write(self.remote_place, self.remote_features)
 
-    # ----------------------------------------------------------------------------------- a chunk's turn
+    # -------------------------------------------------------------------------- a chunk's turn
 
     def forward_chunk(self, turn: int, carried: Tensor | None) -> Program[Tensor]:
         """Take the chunk through the layers; later chunks' rows come from the history."""
@@ -168,9 +170,7 @@ class ChunkedRank(PipeRank):
                 initial = first.detach().requires_grad_()
         return _Visit(first, initial, encoded, {}, first)
 
-    def _forward_layer(
-        self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor
-    ) -> Program[Tensor]:
+    def _forward_layer(self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor) -> Program[Tensor]:
         buffers = self.layers[layer]
         if not self._is_prefix(layer):
             with torch.set_grad_enabled(not self.settings.recompute):
@@ -187,9 +187,7 @@ class ChunkedRank(PipeRank):
             visit.kept[layer] = None if self._is_in_buffer(layer) else h.detach()
         return passage.out.detach().requires_grad_()
 
-    def _pass(
-        self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor, stored: Tensor
-    ) -> _Passage:
+    def _pass(self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor, stored: Tensor) -> _Passage:
         """Read the halo and update the chunk's rows."""
         buffers, turn = self.layers[layer], self.turns[chunk.slot]
         source = buffers.read(chunk, turn).requires_grad_(buffers.gradient is not None)
@@ -265,7 +263,7 @@ class ChunkedRank(PipeRank):
         total = torch.zeros_like(visit.initial) if initial is None else initial
         return torch.cat([gradient, total if beside is None else total + beside], dim=1)
 
-    # ------------------------------------------------------------------------------ after the chunks
+    # ------------------------------------------------------------------------ after the chunks
 
     def finish(self) -> Program[None]:
         """Take the encoder back, for all vertices at once."""
@@ -310,7 +308,7 @@ class ChunkedRank(PipeRank):
             buffers.refresh()
         self.refreshed_at = self.epoch + 1
 
-    # -------------------------------------------------------------------------------------- the rest
+    # -------------------------------------------------------------------------------- the rest
 
     def logits(self, *, keeps: bool = False) -> Program[Tensor | None]:
         """Return exact scores: layer by layer, all chunks of a layer before the next one."""

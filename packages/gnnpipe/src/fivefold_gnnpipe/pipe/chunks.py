@@ -110,9 +110,7 @@ def way_table(
         number = way * slots + slot
         rows = edges.rows(partition.members(number))
         chunks.append(_chunk(number, slot, rows, own, local, given, partition, device))
-    return WayTable(
-        way, own.to(device), local.to(device), slot_of[local].to(device), chunks, takes
-    )
+    return WayTable(way, own.to(device), local.to(device), slot_of[local].to(device), chunks, takes)
 
 
 def _chunk(

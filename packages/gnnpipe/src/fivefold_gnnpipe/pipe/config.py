@@ -13,7 +13,6 @@ from fivefold import UserError
 from ..config import (
     ModelConfig,
     PartitionConfig,
-    RuntimeConfig,
     TransportConfig,
     require,
 )
@@ -192,7 +191,7 @@ class GNNPipeConfig:
         """Refuse, before torch is loaded, what does not suit the model or the run.
 
         Args:
-            task: the task's settings.
+            task: the task's settings; whatever its epochs, the pipeline is legal.
             run: the run.
 
         Raises:
@@ -201,10 +200,6 @@ class GNNPipeConfig:
         model = run.node("model", ModelConfig)
         if ":" not in model.name:
             self.check_model(model.layers, has_attention=model.name == "gat")
-        epochs = getattr(task, "epochs", None)
-        if epochs is not None and self.mode is Mode.STALE:
-            self.warn_if_short(epochs)
-        run.node("runtime", RuntimeConfig)
 
     def check_model(self, num_blocks: int, *, has_attention: bool) -> None:
         """Refuse a pipeline that does not suit a model.

@@ -39,9 +39,7 @@ def exact_logits(rank: ChunkedRank, *, keeps: bool) -> Program[Tensor | None]:
     for layer in part.layers:
         rows = yield from _layer(rank, layer, rows, initial, keeps)
     if part.is_last:
-        scores = [
-            _readout(rank, h, chunk.ids) for h, chunk in zip(rows, table.chunks, strict=True)
-        ]
+        scores = [_readout(rank, h, chunk.ids) for h, chunk in zip(rows, table.chunks, strict=True)]
         whole = torch.empty(
             len(table.vertices), scores[0].shape[1], dtype=scores[0].dtype, device=rank.device
         )

@@ -1,4 +1,4 @@
-"""Ways of one stage swap the rows of a slot, fresh in both directions (the source's section 4.4)."""
+"""Ways of one stage swap the rows of a slot, fresh in both directions (source, section 4.4)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def share_rows(
         rows.index_copy_(0, takes[way], received)
 
 
-def return_gradients(
-    rank: ChunkedRank, gradient: Tensor, slot: int, layer: int
-) -> Program[None]:
+def return_gradients(rank: ChunkedRank, gradient: Tensor, slot: int, layer: int) -> Program[None]:
     """Send the gradients of other ways' rows of a slot back to them, and add what they send.
 
     Args:
@@ -58,9 +56,7 @@ def return_gradients(
     wire, takes, chunk = rank.wire, rank.table.takes[slot], rank.table.chunks[slot]
     tag, first, width = layer * _SLOTS + slot, rank.part.peers.start, gradient.shape[1]
     pending = {
-        way: wire.post(
-            (len(given), width), gradient.dtype, first + way, Traffic.HALO_GRADIENT, tag
-        )
+        way: wire.post((len(given), width), gradient.dtype, first + way, Traffic.HALO_GRADIENT, tag)
         for way, given in chunk.gives.items()
     }
     for way, place in takes.items():

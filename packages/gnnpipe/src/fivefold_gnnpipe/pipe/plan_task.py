@@ -18,6 +18,7 @@ from .planner import Prospect, Way, prospect
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _ASSUMED_MBIT = 1000.0
 _MB = 1e6
+_UNKNOWN = "-"
 _TIMEOUT = 120.0
 
 
@@ -50,9 +51,7 @@ def run(config: PlanConfig, run: Run) -> int:
         f"{data.name}: {data.num_nodes:,} vertices, {data.num_edges:,} directed edges; "
         f"{plan.num_blocks} layers; link {rate:g} Mbit/s a device ({origin})"
     )
-    found = prospect(
-        plan, data, session, settings, devices, rate, measures=config.measure
-    )
+    found = prospect(plan, data, session, settings, devices, rate, measures=config.measure)
     _report(found, rate, origin, run)
     return 0
 
@@ -103,8 +102,8 @@ def _row(way: Way) -> dict[str, object]:
         "stages": way.stages,
         "ways": way.ways,
         "MB an epoch": f"{way.bytes / _MB:,.2f}",
-        "s an epoch": "–" if way.seconds is None else f"{way.seconds:.3f}",
-        "s waited": "–" if way.seconds_waited is None else f"{way.seconds_waited:.3f}",
+        "s an epoch": _UNKNOWN if way.seconds is None else f"{way.seconds:.3f}",
+        "s waited": _UNKNOWN if way.seconds_waited is None else f"{way.seconds_waited:.3f}",
         "at work": f"{100 * way.utilisation:.0f} %",
         "MB a device": f"{way.memory_bytes / _MB:,.1f}",
     }

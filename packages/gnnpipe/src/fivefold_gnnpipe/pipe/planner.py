@@ -130,9 +130,7 @@ def prospect(
         across = best_partition(PartitionConfig(), edges.edge_index, data.num_nodes, width)
         between = boundary(across, edges.edge_index) if width > 1 else 0
         travels = sends_initial(own, sizes, cuts)
-        sent = pipeline_bytes(
-            sizes, cuts, sends_initial=travels, ways=width, boundary=between
-        )
+        sent = pipeline_bytes(sizes, cuts, sends_initial=travels, ways=width, boundary=between)
         held = pipeline_memory(
             sizes,
             cuts,
@@ -180,9 +178,7 @@ def _settings(
     )
 
 
-def _timed(
-    way: Way, config: object, plan: LayerPlan, data: GraphData, session: Session
-) -> Way:
+def _timed(way: Way, config: object, plan: LayerPlan, data: GraphData, session: Session) -> Way:
     """Return a way with the seconds of its epochs on virtual ranks, and the bytes they sent."""
     method = _build(config, copy.deepcopy(plan), data, session)
     try:
@@ -197,9 +193,7 @@ def _timed(
     )
 
 
-def _build(
-    config: object, plan: LayerPlan, data: GraphData, session: Session
-) -> GraphTraining:
+def _build(config: object, plan: LayerPlan, data: GraphData, session: Session) -> GraphTraining:
     if isinstance(config, GNNPipeConfig):
         return build_pipeline(config, plan, data, session)
     if isinstance(config, GraphParallelConfig):

@@ -75,7 +75,7 @@ class PipeRank(ABC):
         self.stays: list[Stay] = []
         self.epoch = 0
 
-    # ------------------------------------------------------------------------------ one chunk's turn
+    # ------------------------------------------------------------------------ one chunk's turn
 
     @abstractmethod
     def begin(self) -> Program[None]:
@@ -118,7 +118,8 @@ class PipeRank(ABC):
         """
 
     def after_step(self, reports: bool) -> None:
-        """Do what comes after the step: refresh what is to be refreshed."""
+        """Do what comes after the step: measure staleness if `reports`, refresh the history."""
+        return
 
     # ------------------------------------------------------------------------------------ an epoch
 
@@ -278,6 +279,7 @@ class PipeRank(ABC):
 
     def restore(self, buffers: dict[str, Tensor]) -> None:
         """Put back what `buffers` returned."""
+        return
 
     def rows_of(self, turn: int) -> int:
         """Return the vertices of a turn's chunk."""

@@ -89,16 +89,16 @@ def _read(table: Tensor, size: int, num_layers: int) -> Gathered:
             if rank != peer and links[rank, peer]
         },
     )
-    return Gathered(report, _stays(table, _FIXED + size + 2 * num_layers), table[:, 4].long().tolist())
+    return Gathered(
+        report, _stays(table, _FIXED + size + 2 * num_layers), table[:, 4].long().tolist()
+    )
 
 
 def _distances(layers: Tensor) -> list[float]:
     """Return ‖history - fresh‖ / ‖fresh‖ of each layer; nothing if it was not measured."""
     if not bool(layers[:, 1].any()):
         return []
-    return [
-        float((far / size).sqrt()) if size > 0 else 0.0 for far, size in layers.unbind(0)
-    ]
+    return [float((far / size).sqrt()) if size > 0 else 0.0 for far, size in layers.unbind(0)]
 
 
 def _stays(table: Tensor, begin: int) -> list[Stay]:

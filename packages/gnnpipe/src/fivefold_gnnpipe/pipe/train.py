@@ -71,9 +71,7 @@ def build(
     return GNNPipeTraining(plan, data, session, settings, layout, fleet, ranks)
 
 
-def _refuse(
-    settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: Session
-) -> None:
+def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: Session) -> None:
     settings.check_model(plan.num_blocks, has_attention=plan.attention)
     if settings.num_chunks > data.num_nodes:
         raise UserError(
@@ -122,9 +120,7 @@ def _tables(
 ) -> dict[int, WayTable]:
     """Return the tables of the ways that this process's ranks have."""
     wanted = sorted({end.rank % settings.ways for end in fleet.local})
-    return {
-        way: way_table(edges, partition, settings.ways, way, session.device) for way in wanted
-    }
+    return {way: way_table(edges, partition, settings.ways, way, session.device) for way in wanted}
 
 
 def _measured_cuts(

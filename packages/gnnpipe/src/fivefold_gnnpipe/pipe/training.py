@@ -26,6 +26,8 @@ from .volume import utilisation
 
 _STUCK = 0.98
 """Share of the loss of guessing by frequency above which nothing has been learnt."""
+_PATIENCE = 40
+"""Epochs without progress that are borne however short a period is: two of the default."""
 
 
 class GNNPipeTraining:
@@ -80,7 +82,7 @@ class GNNPipeTraining:
             self._refresh()
         if not wants:
             found.report.staleness = []
-        self._require_progress(found.report.loss, index)
+        self._require_progress(found.report.loss)
         return found.report
 
     def _epoch(
@@ -105,13 +107,12 @@ class GNNPipeTraining:
                 if hasattr(rank, "refresh"):
                     rank.refresh()
 
-    def _require_progress(self, loss: float, index: int) -> None:
-        """Stop a stale run that learns nothing for two periods (section 12.12)."""
+    def _require_progress(self, loss: float) -> None:
+        """Stop a stale run that learns nothing for two periods."""
         if self._settings.mode is not Mode.STALE:
             return
         self._stuck = self._stuck + 1 if loss > _STUCK * self._layout.guessing else 0
-        period = self._settings.history.refresh
-        if self._stuck >= 2 * period and index >= 2 * period:
+        if self._stuck > max(2 * self._settings.history.refresh, _PATIENCE):
             raise UserError(
                 f"for {self._stuck} epochs the loss has stayed at {loss:.3f}, where guessing by "
                 f"frequency is",

@@ -59,7 +59,11 @@ class Splits:
 
 
 def _matrix(
-    rows: Tensor, columns: Tensor, values: Tensor, kept: Bool[Tensor, " edge"], size: tuple[int, ...]
+    rows: Tensor,
+    columns: Tensor,
+    values: Tensor,
+    kept: Bool[Tensor, " edge"],
+    size: tuple[int, ...],
 ) -> Tensor:
     index = torch.stack([rows[kept], columns[kept]])
     return torch.sparse_coo_tensor(index, values[kept], size, check_invariants=False).coalesce()
@@ -126,7 +130,7 @@ def twin_epoch(
         stored.append((rows if is_frozen else prepared).detach())
         old = history[layer - 1] if is_frozen else masks.drop(layer, history[layer - 1], vertices)
         how = whole if first_is_fresh and layer == 1 else splits
-        agg: Tensor = _Aggregate.apply(rows, old, how)
+        agg: Tensor = _Aggregate.apply(rows, old, how)  # type: ignore[no-untyped-call]
         h = block.combine(agg, rows, h, h0)
     logits = plan.readout(h, vertices, masks)
     return TwinEpoch(node_loss(logits, data.y, data.train_mask, num_terms(data)), stored)

@@ -47,7 +47,11 @@ def graph_parallel_bytes(sizes: Sizes, boundary: int, parts: int) -> int:
 
 
 def pipeline_bytes(
-    sizes: Sizes, cuts: Sequence[int], *, sends_initial: bool = False, ways: int = 1,
+    sizes: Sizes,
+    cuts: Sequence[int],
+    *,
+    sends_initial: bool = False,
+    ways: int = 1,
     boundary: int = 0,
 ) -> int:
     """Return what a pipeline sends, a hybrid included.
@@ -140,9 +144,7 @@ def pipeline_memory(
     begins = [0, *cuts]
     own = -(-sizes.num_nodes // ways)
     halo = -(-boundary // ways)
-    layers = max(
-        sum(sizes.carried[begin:end]) for begin, end in zip(begins, ends, strict=True)
-    )
+    layers = max(sum(sizes.carried[begin:end]) for begin, end in zip(begins, ends, strict=True))
     buffers = 3 * (own + halo) * layers
     activations = 0 if recompute else kept * own * layers
     weights = 4 * sizes.num_weights // len(ends)
