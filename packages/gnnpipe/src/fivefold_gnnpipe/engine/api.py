@@ -120,10 +120,10 @@ def make_session(options: TrainOptions, device: str, dtype: torch.dtype) -> Sess
 def description_of(plan: LayerPlan, data: GraphData, method: GraphTraining) -> dict[str, object]:
     """Return what a checkpoint says of what its weights belong to."""
     return {
-        "model": plan.recipe,
-        "num_parameters": plan.num_parameters(),
         "graph": data.name,
         "graph_digest": data.digest,
+        "model": plan.recipe,
+        "num_parameters": plan.num_parameters(),
         "num_features": data.num_features,
         "num_classes": data.num_classes,
         "is_multilabel": data.is_multilabel,

@@ -206,10 +206,20 @@ def check_same(description: Mapping[str, Any], wanted: Mapping[str, object], set
     Raises:
         UserError: another graph, model, method, number of parts or cut.
     """
-    for name, value in wanted.items():
-        if description.get(name) != json.loads(json.dumps(value)):
-            problem = (
-                f"the checkpoint has {name}={description.get(name)}, and this run {name}={value}"
-            )
+    for name, value in _flat(wanted).items():
+        held = _flat(description).get(name)
+        if held != json.loads(json.dumps(value)):
+            problem = f"the checkpoint has {name}={held}, and this run {name}={value}"
             remedy = "give the settings that it was made with, or train from the start"
             raise UserError(problem, setting=setting, remedy=remedy)
+
+
+def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings with dotted keys: `model.layers`."""
+    found: dict[str, Any] = {}
+    for name, value in description.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": item for key, item in value.items()}
+        else:
+            found[name] = value
+    return found

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from fivefold.description import load
 
 from ...config import DataConfig
 from ..graph import GraphData
-from .bundled import BUNDLED
-from .debian import debian_graph
-from .files import read_graph
-from .generators import GENERATORS
-from .pyg import pyg_graph
 
 __all__ = ["load_graph"]
+
+_LOADERS = {
+    "auto": "files:read_graph",
+    "debian": "debian:debian_graph",
+    "pyg": "pyg:pyg_graph",
+    "digits": "bundled:digits",
+    "karate": "bundled:karate",
+    "lesmis": "bundled:lesmis",
+    "florentine": "bundled:florentine",
+    "blocks": "generators:block_model",
+    "preferential": "generators:preferential_attachment",
+    "grid": "generators:grid",
+    "rmat": "generators:rmat",
+    "fake": "pyg:fake",
+}
+"""Module and function of each source, imported when chosen: their libraries take seconds."""
 
 
 def load_graph(config: DataConfig | None = None, **settings: object) -> GraphData:
@@ -27,11 +38,6 @@ def load_graph(config: DataConfig | None = None, **settings: object) -> GraphDat
     """
     config = config or DataConfig(**settings)  # type: ignore[arg-type]
     config.require_named()
-    loaders: dict[str, Callable[[DataConfig], GraphData]] = {
-        "auto": read_graph,
-        "debian": debian_graph,
-        "pyg": pyg_graph,
-        **BUNDLED,
-        **GENERATORS,
-    }
-    return loaders[config.source](config).checked()
+    read = load(f"{__name__}.{_LOADERS[config.source]}", setting="data.source")
+    graph: GraphData = read(config)
+    return graph.checked()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import networkx
 import numpy as np
 import torch
@@ -72,12 +70,3 @@ def _graph(
     clean, _ = clean_edges(edges, len(y), undirected=True)
     masks = hashed_masks([str(node).encode() for node in range(len(y))])
     return GraphData(x, clean, y, *masks, num_classes=num_classes, name=name)
-
-
-BUNDLED: dict[str, Callable[[DataConfig], GraphData]] = {
-    "digits": digits,
-    "karate": karate,
-    "lesmis": lesmis,
-    "florentine": florentine,
-}
-"""Loaders by `data.source`."""

@@ -5,12 +5,8 @@ All are vectorised and deterministic in their seed; features are the class's mea
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from torch_geometric import seed_everything
-from torch_geometric.datasets import FakeDataset
 
 from ...config import DataConfig
 from ..graph import GraphData, clean_edges, hashed_masks
@@ -90,24 +86,6 @@ def rmat(config: DataConfig) -> GraphData:
     return _graph("rmat", config, edges, labels, blocks, rng)
 
 
-def fake(config: DataConfig) -> GraphData:
-    """Return PyG's `FakeDataset`: random structure without homophily, for timing only."""
-    with torch.random.fork_rng(devices=[]):
-        seed_everything(config.seed)
-        made = FakeDataset(
-            num_graphs=1,
-            avg_num_nodes=config.nodes,
-            avg_degree=config.degree,
-            num_channels=min(config.features, _WIDEST),
-            num_classes=config.blocks,
-            task="node",
-        )[0]
-    edges, _ = clean_edges(made.edge_index, made.num_nodes, undirected=True)
-    masks = hashed_masks([str(node).encode() for node in range(made.num_nodes)])
-    y = made.y.to(torch.int64)
-    return GraphData(made.x.float(), edges, y, *masks, num_classes=config.blocks, name="fake")
-
-
 def _graph(
     name: str,
     config: DataConfig,
@@ -124,13 +102,3 @@ def _graph(
     masks = hashed_masks([str(node).encode() for node in range(nodes)])
     y = torch.from_numpy(labels.astype(np.int64))
     return GraphData(torch.from_numpy(x), clean, y, *masks, num_classes=num_classes, name=name)
-
-
-GENERATORS: dict[str, Callable[[DataConfig], GraphData]] = {
-    "blocks": block_model,
-    "preferential": preferential_attachment,
-    "grid": grid,
-    "rmat": rmat,
-    "fake": fake,
-}
-"""Loaders by `data.source`."""

@@ -12,10 +12,15 @@ import torch
 import torch_geometric.datasets
 from fivefold import UserError, nearest
 from fivefold.cache import cache_folder
+from torch_geometric import seed_everything
+from torch_geometric.datasets import FakeDataset
 
 from ...config import DataConfig
-from ..graph import GraphData
+from ..graph import GraphData, clean_edges, hashed_masks
 from .files import MASKS, graph_of
+
+_WIDEST = 64
+"""Feature columns of a made graph, unless fewer are asked for."""
 
 
 def pyg_graph(config: DataConfig) -> GraphData:
@@ -86,6 +91,24 @@ def _ogb_masks(dataset: Any, num_nodes: int) -> dict[str, torch.Tensor]:
         masks[key] = torch.zeros(num_nodes, dtype=torch.bool)
         masks[key][split[part]] = True
     return masks
+
+
+def fake(config: DataConfig) -> GraphData:
+    """Return PyG's `FakeDataset`: random structure without homophily, for timing only."""
+    with torch.random.fork_rng(devices=[]):
+        seed_everything(config.seed)
+        made = FakeDataset(
+            num_graphs=1,
+            avg_num_nodes=config.nodes,
+            avg_degree=config.degree,
+            num_channels=min(config.features, _WIDEST),
+            num_classes=config.blocks,
+            task="node",
+        )[0]
+    edges, _ = clean_edges(made.edge_index, made.num_nodes, undirected=True)
+    masks = hashed_masks([str(node).encode() for node in range(made.num_nodes)])
+    y = made.y.to(torch.int64)
+    return GraphData(made.x.float(), edges, y, *masks, num_classes=config.blocks, name="fake")
 
 
 def _rest_split(arrays: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
