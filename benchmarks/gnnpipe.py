@@ -296,7 +296,7 @@ def _rate_of_70_percent(case: Case, size: int, real: bool) -> float:
         reports = [method.epoch(index) for index in range(3)]
         compute, sent = reports[-1].seconds_compute, reports[-1].bytes_sent
         method.close()
-    return sent / size * 8 / 1e6 / (compute * 0.7 / 0.3)
+    return float(sent / size * 8 / 1e6 / (compute * 0.7 / 0.3))
 
 
 def _model(case: Case) -> ModelConfig:
@@ -484,7 +484,7 @@ def _exact_epochs(data: GraphData, config: ModelConfig) -> Iterator[float]:
 
 def _growth(case: Case) -> Iterator[dict[str, Any]]:
     """Yield time and memory of one pipelined epoch over vertices, edges and layers."""
-    base = {"source": "blocks", "features": 32, "degree": 10.0}
+    base: dict[str, Any] = {"source": "blocks", "features": 32, "degree": 10.0}
     few, deep = case.growth_nodes[0], case.growth_layers[0]
     cells = [("nodes", {**base, "nodes": nodes}, deep) for nodes in case.growth_nodes]
     cells += [("edges", {**base, "nodes": few, "degree": d}, deep) for d in (5.0, 10.0, 20.0, 40.0)]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fivefold_gnnpipe.engine.transport.launching import finish_ranks, start_ranks
 
@@ -88,7 +89,7 @@ def _remove(names: Sequence[str]) -> None:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def timed(case: Mapping[str, object], size: int, mbit: float | None, timeout: float) -> dict:
+def timed(case: Mapping[str, object], size: int, mbit: float | None, timeout: float) -> dict[str, Any]:
     """Train a case on real processes and return what rank 0 reports.
 
     Args:
@@ -114,5 +115,5 @@ def timed(case: Mapping[str, object], size: int, mbit: float | None, timeout: fl
     for status, _, err in ends:
         if status != 0:
             raise RuntimeError(err.strip()[-2000:])
-    found: dict = json.loads(ends[0][1].splitlines()[-1])
+    found: dict[str, Any] = json.loads(ends[0][1].splitlines()[-1])
     return found

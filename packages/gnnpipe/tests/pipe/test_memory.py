@@ -6,8 +6,8 @@ from fivefold_gnnpipe.engine.memory import PeakBytes
 from fivefold_gnnpipe.pipe.config import GNNPipeConfig, HistoryConfig
 
 
-def peak(toy, layers, stages, name="gcnii", num_nodes=400):
-    """The most bytes of any stage's rows in an epoch, without weights and matrices."""
+def trained(toy, layers, stages, name="gcnii", num_nodes=400):
+    """A method after its first epoch, whose bytes each rank counted."""
     data = toy.graph(num_nodes, 1200)
     settings = GNNPipeConfig(
         stages=stages,
@@ -16,37 +16,33 @@ def peak(toy, layers, stages, name="gcnii", num_nodes=400):
         recompute=True,
         history=HistoryConfig(refresh=2),
     )
-    method = toy.build(settings, toy.plan(data, name, layers=layers), data, epochs=9)
+    method = toy.build(settings, toy.plan(data, name, layers=layers), data, epochs=500)
     method.epoch(0)
-    method.epoch(1)
-    buffers = [
-        sum(
+    return method
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_buffers_are_three_rows_a_vertex_and_layer(toy, stages):
+    layers, num_nodes = 8, 400
+    for replicas in trained(toy, layers, stages)._ranks.values():
+        held = sum(
             rows.numel() * rows.element_size()
             for layer in replicas[0].layers.values()
             for rows in (layer.fresh, layer.history, layer.gradient)
             if rows is not None
         )
-        for replicas in method._ranks.values()
-    ]
-    with PeakBytes() as meter:
-        method.epoch(2)
-    return max(buffers), meter.peak, data.num_nodes
+        assert held <= 3 * (layers // stages) * num_nodes * 8 * 8
 
 
-@pytest.mark.parametrize("stages", [1, 2, 4])
-def test_buffers_are_three_rows_a_vertex_and_layer(toy, stages):
-    layers = 8
-    held, _, num_nodes = peak(toy, layers, stages)
-    assert held <= 3 * (layers // stages) * num_nodes * 8 * 8
-
-
-def test_what_an_epoch_adds_is_chunk_sized_and_does_not_grow_with_depth(toy):
-    """At a fixed number of layers a stage: all stages' ranks live in this process."""
-    _, shallow, num_nodes = peak(toy, 4, 2)
-    _, deep, _ = peak(toy, 8, 4)
-    row = num_nodes * 8 * 8
-    assert shallow < 24 * row
-    assert deep - shallow < 0.75 * shallow  # two more ranks, not two more layers a chunk
+@pytest.mark.parametrize("name", ["gcnii", "resgcn"])
+def test_what_a_stage_adds_does_not_grow_with_the_depth_of_the_network(toy, name):
+    """At two layers a stage, of 4 layers and of 8."""
+    shallow, deep = (
+        max(meter.peak for meter in trained(toy, layers, layers // 2, name)._meters.values())
+        for layers in (4, 8)
+    )
+    assert deep < 1.1 * shallow
+    assert shallow < 24 * 400 * 8 * 8
 
 
 @pytest.mark.parametrize("name", ["gcnii", "resgcn"])

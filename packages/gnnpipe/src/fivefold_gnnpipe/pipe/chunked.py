@@ -44,16 +44,16 @@ class _Passage:
 class _Visit:
     """A chunk in this stage, from its forward turn to its backward turn."""
 
-    first: Tensor
-    """The carried rows it came with, a leaf."""
+    trains: bool
+    """Whether the carried rows it came with have a gradient."""
     initial: Tensor | None
     """Its initial embedding, a leaf, where layers read one."""
     encoded: Tensor | None
     """What the encoder made of this chunk alone, under autograd."""
     kept: dict[int, _Passage | Tensor | None]
     """By layer: its passage, or the carried rows to compute it again from."""
-    last: Tensor
-    """The carried rows it left with."""
+    last: Tensor | None = None
+    """The carried rows it left with, where the head reads them."""
 
 
 class ChunkedRank(PipeRank):
@@ -137,17 +137,16 @@ class ChunkedRank(PipeRank):
     def forward_chunk(self, turn: int, carried: Tensor | None) -> Program[Tensor]:
         """Take the chunk through the layers; later chunks' rows come from the history."""
         chunk = self.table.chunks[self.order[turn]]
-        visit = self._enter(chunk, carried)
-        h = visit.first
+        h, visit = self._enter(chunk, carried)
         for layer in self.part.layers:
             h = yield from self._forward_layer(layer, chunk, visit, h)
-        visit.last = h
+        visit.last = h if self.part.is_last else None
         self._visits[turn] = visit
         if self.part.initial_width and visit.initial is not None:
             return torch.cat([h.detach(), visit.initial.detach()], dim=1)
         return h
 
-    def _enter(self, chunk: Chunk, carried: Tensor | None) -> _Visit:
+    def _enter(self, chunk: Chunk, carried: Tensor | None) -> tuple[Tensor, _Visit]:
         """Return the chunk's first carried rows and initial embedding, as leaves."""
         part, encoded, initial = self.part, None, None
         if carried is not None:
@@ -168,7 +167,7 @@ class ChunkedRank(PipeRank):
                 initial = self._encoded_leaf.detach()[chunk.index].requires_grad_()
             else:
                 initial = first.detach().requires_grad_()
-        return _Visit(first, initial, encoded, {}, first)
+        return first, _Visit(first.requires_grad, initial, encoded, {})
 
     def _forward_layer(self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor) -> Program[Tensor]:
         buffers = self.layers[layer]
@@ -201,6 +200,7 @@ class ChunkedRank(PipeRank):
         chunk, visit = self.table.chunks[self.order[turn]], self._visits.pop(turn)
         beside: Tensor | None = None
         if gradient is None:
+            assert visit.last is not None
             gradient = self.learn(visit.last, chunk.index, chunk.ids)
         elif self.part.initial_width:
             width = gradient.shape[1] - self.part.initial_width
@@ -236,7 +236,7 @@ class ChunkedRank(PipeRank):
         if isinstance(kept, _Passage):
             return kept
         h = self.layers[layer].fresh[chunk.place] if kept is None else kept
-        h = h.detach().requires_grad_(visit.first.requires_grad or layer > self.part.layers.start)
+        h = h.detach().requires_grad_(visit.trains or layer > self.part.layers.start)
         stored = h if self._is_prefix(layer) else self._stored(layer, h, chunk.ids)
         return self._pass(layer, chunk, visit, h, stored)
 
