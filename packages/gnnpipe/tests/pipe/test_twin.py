@@ -50,7 +50,7 @@ def twin_run(plan, data, method, settings, epochs=EPOCHS, by_autograd=False):
             )
         found.loss.backward()
         optimizer.step()
-        losses.append(float(found.loss))
+        losses.append(float(found.loss.detach()))
         if (epoch + 1) % settings.history.refresh == 0:
             history = found.stored
     return losses, dict(plan.state_dict())
