@@ -1,6 +1,7 @@
 """Two and four gloo processes: the bits of one process, a killed rank, a run that goes on."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,6 +15,17 @@ STALE = {"stages": 2, "chunks": 8, "cuts": [3], "history": {"refresh": 3}}
 def launch(size, **case):
     case = {"epochs": 7, "settings": STALE, **case}
     return finish_ranks(start_ranks([sys.executable, RANK, json.dumps(case)], size), 120)
+
+
+@pytest.fixture
+def one_process(capsys):
+    """Run a case on virtual ranks, here."""
+
+    def run(**case):
+        runpy.run_path(RANK)["main"]({"epochs": 7, "settings": STALE, **case})
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
 
 
 def result(ends):
@@ -31,22 +43,22 @@ def result(ends):
         (4, {"stages": 4, "chunks": 16, "cuts": [1, 3, 5]}, "gcnii"),
     ],
 )
-def test_processes_have_the_bits_and_bytes_of_one_process(size, settings, model):
-    one = result(launch(1, settings=settings, model=model))
+def test_processes_have_the_bits_and_bytes_of_one_process(one_process, size, settings, model):
+    one = one_process(settings=settings, model=model)
     several = result(launch(size, settings=settings, model=model))
     assert several == one
     assert set(several["bytes"]) == {several["formula"]}
 
 
-def test_graph_parallel_processes_have_the_bits_and_bytes_of_one_process():
-    one = result(launch(1, settings={"ways": 2}, method="graph_parallel"))
+def test_graph_parallel_processes_have_the_bits_and_bytes_of_one_process(one_process):
+    one = one_process(settings={"ways": 2}, method="graph_parallel")
     two = result(launch(2, settings={"ways": 2}, method="graph_parallel"))
     assert two == one
     assert set(two["bytes"]) == {two["formula"]}
 
 
-def test_run_that_was_killed_within_a_period_resumes_to_the_same_numbers(tmp_path):
-    whole = result(launch(2))
+def test_run_that_was_killed_within_a_period_resumes_to_the_same_numbers(one_process, tmp_path):
+    whole = one_process()
     ends = launch(2, folder=str(tmp_path), dies_after=5)
     assert ends[0][0] == 2
     assert "rank 1 has ended" in ends[0][2]

@@ -6,14 +6,16 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from fivefold import UserError
 
+from ..config import ModelConfig
 from ..engine.edges import Edges, graph_edges
 from ..engine.fleet import Fleet, open_fleet
 from ..engine.graph import GraphData
+from ..engine.models import make_plan
 from ..engine.partition import Partition, make_partition
 from ..engine.plan import LayerPlan
 from ..engine.training import Session
@@ -180,20 +182,25 @@ def _replicas(
 
 
 def _reseeded(plan: LayerPlan, seed: int, session: Session) -> LayerPlan:
-    """Return a copy of a plan as it would be initialised under another seed."""
-    own = copy.deepcopy(plan)
+    """Return the plan as a run of its own with that seed would begin with it.
+
+    A network without a recipe is drawn again layer by layer, by the layers' own laws.
+    """
     if seed == session.options.seed:
-        return own
+        return copy.deepcopy(plan)
+    if plan.recipe:
+        known = {field.name for field in fields(ModelConfig)}
+        config = ModelConfig(**{k: v for k, v in plan.recipe.items() if k in known})  # type: ignore[arg-type]
+        classes = plan.recipe["num_classes"]
+        assert isinstance(classes, int)
+        return make_plan(config, plan.num_features, classes, seed=seed, dtype=session.dtype)
+    own = copy.deepcopy(plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in own.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-            if isinstance(module, torch.nn.Linear):
-                torch.nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    torch.nn.init.zeros_(module.bias)
     return own
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 from fivefold import UserError
@@ -11,7 +10,6 @@ from torch.distributed import DistError, Store  # type: ignore[attr-defined]
 
 _KEY = "fivefold/failure"
 _WAITING = "fivefold/waiting"
-_GRACE = 1.0  # seconds in which a rank that ended may still have said why
 
 
 class FailureBoard:
@@ -65,12 +63,9 @@ class FailureBoard:
             peer: the rank that was waited for.
             reason: what was seen of it.
         """
-        until = time.monotonic() + _GRACE
-        while time.monotonic() < until:
-            note = self._note()
-            if note:
-                return UserError(note, remedy="mend that rank and start all ranks again")
-            time.sleep(_GRACE / 10)
+        note = self._note()  # a rank that fails says so before its connections close
+        if note:
+            return UserError(note, remedy="mend that rank and start all ranks again")
         note = f"rank {peer} {reason}"
         self.post(note)
         return UserError(
