@@ -14,7 +14,21 @@ from pathlib import Path
 import which
 
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
-TASKS = ("generate", "chat", "bench", "audit", "demo", "kernels", "plugins", "cache")
+TASKS = (
+    "generate",
+    "chat",
+    "bench",
+    "audit",
+    "demo",
+    "kernels",
+    "graph",
+    "graph plan",
+    "graph predict",
+    "plugins",
+    "cache",
+)
+TASK_OF = {"fivefold-gnnpipe": "graph"}
+"""The task whose help describes the methods of a wheel; `generate` for the others."""
 HEAD = """# Command line
 
 This page is what `fivefold --help` prints, written by `docs/generate.py`; a test compares.
@@ -35,9 +49,9 @@ def block(text: str) -> str:
     return f"\n```text\n{text}\n```\n"
 
 
-def method_settings(hook: str, name: str) -> str:
+def method_settings(task: str, hook: str, name: str) -> str:
     """Return the part of the help that describes one method's settings."""
-    lines = fivefold("generate", "--help", f"{hook}={name}").splitlines()
+    lines = fivefold(task, "--help", f"{hook}={name}").splitlines()
     title = f" Settings of {name}:"
     if title not in lines:
         return ""
@@ -49,11 +63,12 @@ def page() -> str:
     """Return the page's text."""
     parts = [HEAD, block(fivefold("--help"))]
     for task in TASKS:
-        parts += [f"\n## fivefold {task}\n", block(fivefold(task, "--help"))]
+        parts += [f"\n## fivefold {task}\n", block(fivefold(*task.split(), "--help"))]
     parts.append("\n## Settings of the methods\n")
     for plugin in json.loads(fivefold("plugins", "--json"))["plugins"]:
         for method in plugin["methods"] if plugin["distribution"].startswith("fivefold") else []:
-            settings = method_settings(method["hook"], method["name"])
+            task = TASK_OF.get(plugin["distribution"], "generate")
+            settings = method_settings(task, method["hook"], method["name"])
             if settings:
                 parts += [f"\n### {method['hook']}={method['name']}\n", block(settings)]
     return "".join(parts)

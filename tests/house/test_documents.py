@@ -125,7 +125,8 @@ def test_every_method_and_task_has_its_page(fivefold):
             page = HOUSE / "docs" / "methods" / method["hook"] / f"{method['name']}.md"
             assert page.is_file() or plugin["name"] == "my_method", page
         for task in plugin["tasks"]:
-            assert (HOUSE / "docs" / "tasks" / f"{task['name']}.md").is_file(), task
+            page = f"{task['name'].replace(' ', '-')}.md"
+            assert (HOUSE / "docs" / "tasks" / page).is_file(), task
 
 
 def test_every_page_stands_in_the_navigation():
@@ -195,6 +196,12 @@ def test_python_of_the_hugging_face_page_runs(python, tmp_path):
     model.tokenizer.save_pretrained(tmp_path / "model")
     code, _ = documents.blocks(HOUSE / "docs" / "how-to" / "hugging-face.md", "python")
     assert python(code.replace("path/to/model", "model")).startswith("def")
+
+
+def test_python_of_the_graph_tutorial_runs(python):
+    page = HOUSE / "docs" / "tutorials" / "train-a-deep-gnn.md"
+    (code,) = documents.blocks(page, "python")
+    assert "bytes an epoch" in python(code.replace("epochs=100", "epochs=2"))
 
 
 @pytest.mark.model

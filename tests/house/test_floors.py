@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "jaxtyping", "numpy", "safetensors", "tokenizers", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "jaxtyping",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "matplotlib",
+    "torch_geometric",
+)
 BLOCK = f"import sys\nfor name in {HEAVY!r}:\n    sys.modules[name] = None\n"
 DESCRIBES = (
     "fivefold",
@@ -29,6 +38,12 @@ DESCRIBES = (
     "fivefold_speculative.config",
     "fivefold_speculative.task_configs",
     "fivefold_speculative.topology",
+    "fivefold_gnnpipe",
+    "fivefold_gnnpipe._words",
+    "fivefold_gnnpipe.config",
+    "fivefold_gnnpipe.groups",
+    "fivefold_gnnpipe.pipe.config",
+    "fivefold_gnnpipe.task_configs",
 )
 
 

@@ -1,5 +1,6 @@
 """One job: the function that Hydra calls with a composed configuration."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +33,7 @@ class Job:
     def __call__(self, cfg: DictConfig) -> Outcome:
         """Run one job inside its run folder and say how it ended; `result.json` is written."""
         hydra, plugins = HydraConfig.get(), installed()
-        folder, choices = Path(hydra.runtime.output_dir), dict(hydra.runtime.choices)
+        folder, choices = rank_folder(Path(hydra.runtime.output_dir)), dict(hydra.runtime.choices)
         lines = cast("list[str]", OmegaConf.to_container(hydra.overrides.task))  # not resolved
         words = as_written(lines, self.written)
 
@@ -49,6 +50,21 @@ class Job:
         if outcome.exit_status == INTERRUPTED:
             raise KeyboardInterrupt
         return outcome
+
+
+def rank_folder(folder: Path) -> Path:
+    """Return this process's own run folder, made.
+
+    Of the ranks that torchrun starts, 0 has the run's folder and the others one inside it, so
+    that they do not write over its `result.json`.
+    """
+    rank = os.environ.get("RANK", "0") if "WORLD_SIZE" in os.environ else "0"
+    if rank == "0":
+        return folder
+    own = folder / f"rank-{rank}"
+    with refusing():
+        own.mkdir(parents=True, exist_ok=True)
+    return own
 
 
 def _save_config(cfg: DictConfig, command: str, folder: Path) -> None:

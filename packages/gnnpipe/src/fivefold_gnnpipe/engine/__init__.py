@@ -1,0 +1,1 @@
+"""Graphs, models, the training loop, and the methods that need no paper."""

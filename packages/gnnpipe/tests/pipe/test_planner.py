@@ -1,0 +1,72 @@
+"""The planner: its grids, its bytes against counters, its answers for extreme graphs, the task."""
+
+import pytest
+import torch
+from fivefold.testing import compose
+from fivefold_gnnpipe.config import DataConfig, ModelConfig, TrainOptions
+from fivefold_gnnpipe.engine.models import make_plan
+from fivefold_gnnpipe.engine.sources import load_graph
+from fivefold_gnnpipe.engine.training import Session
+from fivefold_gnnpipe.pipe.config import GNNPipeConfig
+from fivefold_gnnpipe.pipe.plan_task import run as plan_task
+from fivefold_gnnpipe.pipe.planner import grids, prospect
+
+
+def ways_of(source, layers=16, devices=4, mbit=1.0, measures=True, **more):
+    data = load_graph(DataConfig(source=source, **more))
+    config = ModelConfig(name="resgcn", layers=layers, hidden=8)
+    plan = make_plan(config, data.num_features, data.num_classes)
+    session = Session(TrainOptions())
+    settings = GNNPipeConfig(stages=devices)
+    return prospect(plan, data, session, settings, devices, mbit, measures=measures)
+
+
+def test_grids_are_every_product_with_two_stages_or_more():
+    assert list(grids(8, 32)) == [(8, 1), (4, 2), (2, 4)]
+    assert list(grids(6, 3)) == [(3, 2), (2, 3)]
+    assert list(grids(7, 32)) == [(7, 1)]
+
+
+def test_planned_bytes_are_those_that_are_sent():
+    arguments = {"nodes": 300, "degree": 6.0, "features": 8}
+    planned = ways_of("preferential", measures=False, **arguments)
+    sent = ways_of("preferential", measures=True, **arguments)
+    for before, after in zip(planned.ways, sent.ways, strict=True):
+        if before.name != "hybrid":  # its chunks are cut finer than its ways
+            assert before.bytes == after.bytes
+        assert (before.stages, before.ways) == (after.stages, after.ways)
+
+
+@pytest.mark.parametrize(
+    ("source", "recommended"), [("preferential", "pipeline"), ("grid", "graph parallel")]
+)
+def test_volume_alone_recommends_what_the_graph_calls_for(source, recommended):
+    found = ways_of(source, measures=False, nodes=900, degree=20.0, features=8)
+    assert found.best().name == recommended
+    assert (found.crossover > 16) == (source == "grid")
+
+
+def test_slow_link_makes_one_device_the_answer_for_a_small_graph():
+    assert ways_of("karate", layers=4, devices=2, mbit=0.01).best().name == "one device"
+
+
+def test_simulated_seconds_follow_the_link():
+    slow = ways_of("preferential", mbit=1.0, nodes=300, degree=10.0, features=8)
+    fast = ways_of("preferential", mbit=1000.0, nodes=300, degree=10.0, features=8)
+    for one, other in zip(slow.ways[1:], fast.ways[1:], strict=True):
+        assert one.seconds > other.seconds
+    graph, pipe = slow.ways[1], slow.ways[2]
+    assert graph.seconds > 0.8 * graph.bytes / 4 * 8 / 1e6  # its rows cannot pass any faster
+    assert pipe.seconds < graph.seconds
+
+
+def test_task_prints_the_table_and_records_it(tmp_path, capsys):
+    torch.manual_seed(0)
+    words = ["data=karate", "model.layers=4", "model.hidden=8", "training.stages=2", "link_mbit=10"]
+    run = compose("graph plan", words, folder=tmp_path)
+    assert plan_task(run.config, run) == 0
+    said = capsys.readouterr().out
+    assert "recommended:" in said
+    assert [row["way"] for row in run.result.rows] == ["one device", "graph parallel", "pipeline"]
+    assert run.result.figures["link_mbit"] == 10
+    assert all(row["seconds"] > 0 for row in run.result.rows)
