@@ -1,0 +1,196 @@
+"""`optimization=quark`: one register, or block after block, searched by amplitude amplification."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from fivefold import UserError
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from ..config import QuarkConfig
+from ..engine.coherent import WEAK
+from ..engine.engines.factory import make_engine
+from ..engine.engines.protocol import Engine
+from ..engine.ledger import Ledger
+from ..engine.optimizer import Callback, Incumbent, OptimizationResult
+from ..engine.oracle import Oracle
+from ..engine.problem import Problem
+from .blocks import Block, blocks_of
+from .planner import Plan
+from .schedules import schedule_for
+from .search import Outcome, Search, Spent
+
+_log = logging.getLogger(__name__)
+_CHECKED = 64
+"""Largest register whose whole histogram is recorded; of others, the most frequent codes."""
+
+EngineMaker = Callable[[Problem], Engine]
+
+
+def build(config: QuarkConfig) -> QuarkOptimizer:
+    """Return the optimiser that the settings describe."""
+    return QuarkOptimizer(config)
+
+
+@dataclass
+class _Trace:
+    """What all searches of a run found together."""
+
+    weights: UInt8[ndarray, " bit"] | None = None
+    accuracy: float = -1.0
+    stopped: str = "budget"
+    incumbents: list[Incumbent] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    histogram: dict[str, int] = field(default_factory=dict)
+    plan: Plan | None = None
+    num_blocks: int = 0
+
+    def take(self, found: Outcome, bits: UInt8[ndarray, " bit"]) -> bool:
+        """Take a search's outcome; says whether it is better than what there was."""
+        self.stopped = found.stopped
+        self.incumbents += [i for i in found.incumbents if i.accuracy > self.accuracy + 1e-12]
+        self.history += found.history
+        self.plan = found.last_plan or self.plan
+        self.num_blocks += 1
+        is_better = found.accuracy > self.accuracy + 1e-12
+        if is_better or self.weights is None:
+            self.weights, self.accuracy = bits, found.accuracy
+        return is_better
+
+
+class QuarkOptimizer:
+    """Quark: weights and data in superposition, good branches amplified, weights measured.
+
+    Source: arXiv 2210.01311; the planner, the race and the blocks are ours.
+
+    Args:
+        config: settings.
+        engine: makes the engine of a problem; by `config.engine` when not given.
+    """
+
+    def __init__(self, config: QuarkConfig, engine: EngineMaker | None = None) -> None:
+        self.config = config
+        self._engine = engine or self._configured
+
+    def _configured(self, problem: Problem) -> Engine:
+        noise = self.config.noise if self.config.noise.is_any else None
+        return make_engine(problem, self.config.engine, noise, self.config.sampler)
+
+    def optimize(self, problem: Problem, callbacks: Sequence[Callback] = ()) -> OptimizationResult:
+        """Search the weights that get most training samples right."""
+        trace, spent = _Trace(), Spent()
+        if problem.register.num_bits <= self.config.block_bits:
+            oracle = Oracle(problem, self._engine(problem), self.config.seed)
+            found = self._searched(oracle, self.config, callbacks, spent)
+            if found.code >= 0:
+                trace.take(found, oracle.register.bits(np.array([found.code]))[0])
+            trace.stopped = found.stopped
+            trace.histogram = _histogram(found, oracle)
+            spent.ledger.add(oracle.ledger)
+        else:
+            self._sweep(problem, callbacks, trace, spent)
+        return self._result(problem, trace, spent.ledger)
+
+    def _searched(
+        self,
+        oracle: Oracle,
+        config: QuarkConfig,
+        callbacks: Sequence[Callback],
+        spent: Spent,
+        start: int | None = None,
+        block: Block | None = None,
+    ) -> Outcome:
+        schedule = schedule_for(config, oracle)
+
+        def widen(code: int) -> UInt8[ndarray, " bit"]:
+            bits = oracle.register.bits(np.array([code]))
+            return bits[0] if block is None else block.widen(bits)[0]
+
+        found = Search(oracle, schedule, config, callbacks, spent, widen).run(start)
+        _warn_if_weak(found)
+        return found
+
+    def _sweep(
+        self, problem: Problem, callbacks: Sequence[Callback], trace: _Trace, spent: Spent
+    ) -> None:
+        """Train block by block until a whole sweep improves nothing."""
+        random = np.random.default_rng([self.config.seed, 6])
+        weights = _random_weights(problem, random)
+        is_moving = True
+        while is_moving:
+            is_moving = False
+            for parameters in blocks_of(problem.register, self.config.block_bits, random):
+                block = Block(problem, parameters, weights)
+                oracle = Oracle(block, self._engine(block), int(random.integers(2**31)))
+                start = block.register.code(weights[None, problem.register.columns(parameters)])
+                config = replace(self.config, seed=int(random.integers(2**31)))
+                found = self._searched(oracle, config, callbacks, spent, int(start[0]), block)
+                spent.ledger.add(oracle.ledger)
+                bits = block.widen(block.register.bits(np.array([found.code])))[0]
+                is_first = trace.weights is None
+                is_moving = trace.take(found, bits) and not is_first or is_moving or is_first
+                weights = bits if trace.weights is None else trace.weights
+                if found.stopped in ("budget", "interrupted", "target") or found.accuracy == 1.0:
+                    return
+
+    def _result(self, problem: Problem, trace: _Trace, ledger: Ledger) -> OptimizationResult:
+        if trace.weights is None:
+            if trace.stopped == "interrupted":
+                raise KeyboardInterrupt
+            raise UserError(
+                "the budget does not allow one measurement",
+                setting="optimization.budget",
+                remedy="raise model_queries",
+            )
+        score = getattr(problem, "test_accuracy", lambda _: None)(trace.weights[None])
+        return OptimizationResult(
+            method="quark",
+            weights=tuple(int(bit) for bit in trace.weights),
+            train_accuracy=trace.accuracy,
+            test_accuracy=None if score is None else float(score[0]),
+            ledger=ledger,
+            stopped=trace.stopped,
+            incumbents=trace.incumbents,
+            details={
+                "history": trace.history,
+                "histogram": trace.histogram,
+                "blocks": trace.num_blocks,
+                "plan": trace.plan,
+                "theta_source": self._theta_source(),
+            },
+        )
+
+    def _theta_source(self) -> str:
+        source = self.config.theta.source
+        if source != "auto":
+            return source
+        return "learnt" if self.config.schedule.kind == "planner" else "sampled"
+
+
+def _random_weights(problem: Problem, random: np.random.Generator) -> UInt8[ndarray, " bit"]:
+    """Return one setting in use, drawn parameter by parameter."""
+    drawn: list[int] = []
+    for spec in problem.register.specs:
+        code = int(random.choice(spec.codes))
+        drawn += [code >> place & 1 for place in range(spec.bits)]
+    return np.array(drawn, dtype=np.uint8)
+
+
+def _histogram(found: Outcome, oracle: Oracle) -> dict[str, int]:
+    counted = found.histogram.most_common(_CHECKED)
+    bits = oracle.register.bits(np.array([code for code, _ in counted], dtype=np.int64))
+    return {
+        oracle.register.text(row): count for row, (_, count) in zip(bits, counted, strict=True)
+    }
+
+
+def _warn_if_weak(found: Outcome) -> None:
+    """Say so where no iteration helped: a mean score of a half or more cannot be amplified."""
+    shots = [shot for shot in found.history if shot["mean_score"] is not None]
+    if shots and all(shot["k"] == 0 and shot["mean_score"] >= 0.4 for shot in shots):
+        _log.warning("%s (mean score %.2f, k = 0 is best)", WEAK, shots[-1]["mean_score"])
