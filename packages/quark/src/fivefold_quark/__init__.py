@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._words import Alphabet, EngineName, Padding, TestKind, Weighting
+    from .amplify.optimizer import QuarkOptimizer
+    from .classifier import QuarkClassifier
+    from .config import QuarkConfig
     from .engine.coherent import AmplitudeEstimate, Chebyshev, CoherentTest, Replicas, Single
     from .engine.ledger import Ledger
     from .engine.optimizer import Callback, Incumbent, OptimizationResult, Optimizer, Progress
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_words": ("Alphabet", "EngineName", "Padding", "TestKind", "Weighting"),
+    "amplify.optimizer": ("QuarkOptimizer",),
+    "classifier": ("QuarkClassifier",),
+    "config": ("QuarkConfig",),
     "engine.coherent": ("AmplitudeEstimate", "Chebyshev", "CoherentTest", "Replicas", "Single"),
     "engine.ledger": ("Ledger",),
     "engine.optimizer": ("Callback", "Incumbent", "OptimizationResult", "Optimizer", "Progress"),

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from ..config import QuarkConfig
 from ..engine.coherent import WEAK
-from ..engine.engines.factory import make_engine
+from ..engine.engines.choosing import build_engine
 from ..engine.engines.protocol import Engine
 from ..engine.ledger import Ledger
 from ..engine.optimizer import Callback, Incumbent, OptimizationResult
@@ -78,8 +78,13 @@ class QuarkOptimizer:
         self._engine = engine or self._configured
 
     def _configured(self, problem: Problem) -> Engine:
-        noise = self.config.noise if self.config.noise.is_any else None
-        return make_engine(problem, self.config.engine, noise, self.config.sampler)
+        config = self.config
+        options: dict[str, Any] = {}
+        if config.noise.is_any:
+            options["noise"] = config.noise
+        if config.sampler:
+            options["sampler"] = config.sampler
+        return build_engine(config.engine, problem, **options)
 
     def optimize(self, problem: Problem, callbacks: Sequence[Callback] = ()) -> OptimizationResult:
         """Search the weights that get most training samples right."""

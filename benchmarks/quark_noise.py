@@ -1,0 +1,35 @@
+"""Noise: how fast depolarising errors wash the warm-ups' best weight out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from fivefold.result import Result
+from fivefold_quark import Replicas
+from fivefold_quark.config import NoiseConfig
+from fivefold_quark.engine.engines.choosing import build_engine
+from fivefold_quark.engine.problems.warm_ups import not_and, xor
+
+_TEST, _K = Replicas(2), 1
+
+
+def measure_noise(errors: Sequence[float], shots: int, result: Result) -> None:
+    """Sample the two warm-ups at every error of two-qubit gates."""
+    for problem in (xor(), not_and()):
+        ideal = build_engine("analytic", problem).run(_TEST, _K).probabilities[_K]
+        for error in errors:
+            noise = NoiseConfig(depolarizing_1q=error / 10, depolarizing_2q=error)
+            engine = build_engine("gates", problem, noise=noise)
+            codes = engine.sample(_TEST, _K, shots, np.random.default_rng(12))
+            share = float(np.mean(codes == int(ideal.argmax())))
+            result.figures[f"noise_{problem.name}_{error:g}"] = share
+            row = {
+                "task": problem.name,
+                "depolarizing_2q": error,
+                "p_best": share,
+                "p_best_ideal": float(ideal.max()),
+                "shots": shots,
+            }
+            result.rows.append(row)
+            print(row, flush=True)
