@@ -94,7 +94,7 @@ def environment(test: CoherentTest, table: Table) -> int:
 
 def _full(rows: Rows) -> Float[ndarray, "row branch"]:
     shape = np.broadcast_shapes(rows.data.shape, rows.wrong.shape)
-    return np.array(np.broadcast_to(rows.data, shape))
+    return np.ascontiguousarray(np.broadcast_to(rows.data, shape))
 
 
 def _filtered(test: Chebyshev, rows: Rows) -> Complex[ndarray, "row branch"]:
@@ -111,8 +111,7 @@ def _turn(
 ) -> None:
     """Multiply the component along the data state by a phase, in place."""
     if len(data) == 1:
-        overlap = (state.view(np.float64).reshape(*state.shape, 2) * data[..., None]).sum(1)
-        overlap = overlap @ np.array([1, 1j])
+        overlap = state @ data[0].astype(np.complex128)
     else:
         overlap = np.einsum("wi,wi->w", data, state)
     state += ((phase - 1) * overlap)[:, None] * data
