@@ -38,17 +38,24 @@ def test_spread_of_many_draws_predicts_the_mean_score_of_a_test_never_run():
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_candidates_alone_teach_the_mean_score(k):
-    """The prediction is off by a factor of 3; what the shots show corrects it."""
+    """From eight draws the prediction is far off; what shots show brings it near the truth."""
     accuracies = tabulate(edge8()).accuracies
     test = Chebyshev(9, 0.9)
     score = test.score(accuracies)
     truth = float(score.mean())
-    learner = MeanScore()
-    random = np.random.default_rng(k)
-    for code in random.choice(256, size=200, p=distribution(score, k)):
-        learner.learn(3.0 * truth, 1e-9, float(score[code]), k)
-    means, belief = learner.belief(3.0 * truth, 1e-9)
-    assert float(belief @ means) == pytest.approx(truth, rel=0.35)
+    before, after = [], []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        spread, learner = Spread(256), MeanScore()
+        for accuracy in random.choice(accuracies, 8):
+            spread.add(float(accuracy))
+        predicted = spread.mean_score(test.score)
+        for code in random.choice(256, size=80, p=distribution(score, k)):
+            learner.learn(spread, test.score, 1e-9, float(accuracies[code]), k)
+        means, belief = learner.belief(predicted, 1e-9)
+        before.append(abs(np.log(predicted / truth)))
+        after.append(abs(np.log(float(belief @ means) / truth)))
+    assert np.median(after) < 0.7 * np.median(before)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -143,7 +150,7 @@ def test_planner_sees_a_counting_oracle_and_nothing_else(name, monkeypatch):
     found = QuarkOptimizer(QuarkConfig(seed=1), engine=lambda _: engine).optimize(problem)
     assert engine.asked == found.ledger.shots_weight
     assert problem.asked == found.ledger.classical_evals
-    assert found.train_accuracy > 0.9
+    assert found.train_accuracy >= tabulate(whole).accuracies.max() - 0.05
 
 
 def test_reading_the_table_outside_the_oracle_is_noticed():

@@ -16,14 +16,17 @@ from ..engine.formula import share_of
 
 Score = Callable[[Floats], Floats]
 
-GRID: Floats = np.linspace(0.0, 1.0, 201)
+GRID: Floats = np.linspace(0.0, 1.0, 101)
 """Accuracies at which the spread is held."""
 _PRIOR_SD, _PRIOR_COUNT = 0.1, 2.0
 """Accuracies of a weight register spread by about a tenth; the guess counts as two draws."""
-_RATIOS: Floats = np.linspace(-4.0, 4.0, 65)
+_RATIOS: Floats = np.linspace(-4.0, 4.0, 41)
 """Logarithm of the true mean score over the predicted one."""
 _PRIOR_RATIO, _DRIFT = 1.0, 0.35
 """Standard deviations of that logarithm: at first, and added when the test changes."""
+
+_TRUST = 0.5
+"""Part of a candidate's evidence that is believed: a smooth spread is not what accuracies are."""
 
 
 class Spread:
@@ -82,25 +85,39 @@ class Spread:
 class MeanScore:
     """The mean score of the test in use: predicted, then corrected by what the test brings.
 
-    A shot's candidate has probability P_k(w), and the master formula gives P_k(w) from the
-    candidate's own score and the mean score alone. So every verified candidate is evidence about
-    theta, without one measurement more.
+    How probably a shot shows a weight of this score depends on the mean score, by the master
+    formula. So every verified candidate is evidence about theta, without one measurement more.
     """
 
     def __init__(self) -> None:
         self._log_belief: Floats = -0.5 * (_RATIOS / _PRIOR_RATIO) ** 2
 
-    def learn(self, predicted: float, least: float, score: float, k: int) -> None:
+    def learn(self, spread: Spread, test: Score, least: float, accuracy: float, k: int) -> None:
         """Update on the candidate that one shot measured.
 
+        A mean score other than predicted also means fewer or more weights of a high score: the
+        spread with its good part rescaled, by which the likelihood is made to sum to 1.
+
         Args:
-            predicted: the test's mean score as the spread predicts it.
-            least: a bound from below, from weights that were seen.
-            score: of the candidate.
+            spread: how accuracies are believed to spread.
+            test: the score of the test in use.
+            least: a bound of its mean score from below, from weights that were seen.
+            accuracy: of the candidate.
             k: iterations of the shot.
         """
-        likelihood = share_of(np.array(score), self._means(predicted, least), k)
-        self._log_belief += np.log(np.maximum(likelihood, 1e-12))
+        grid = test(GRID)
+        expected = min(max(float(spread.density @ grid), 1e-12), 1.0 - 1e-9)
+        means = self._means(expected, least)[:, None]
+        up, down = means / expected, (1.0 - means) / (1.0 - expected)
+
+        def likelihood(score: Floats) -> Floats:
+            """Return it for weights of these scores, up to a factor a mean: [mean, weight]."""
+            return (score * up + (1.0 - score) * down) * share_of(score, means, k)
+
+        total = likelihood(grid) @ spread.density
+        of_it = likelihood(test(np.array([accuracy])))[:, 0]
+        told = np.log(np.maximum(of_it, 1e-12)) - np.log(np.maximum(total, 1e-12))
+        self._log_belief += _TRUST * told
         self._log_belief -= self._log_belief.max()
 
     def drift(self) -> None:

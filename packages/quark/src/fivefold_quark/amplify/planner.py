@@ -97,7 +97,8 @@ class Planner:
             self._test = test
         score = test.score(np.array([accuracy]))
         if self._mean_of is None:
-            self._mean_score.learn(*self._predicted(test), float(score[0]), plan.k)
+            _, least = self._predicted(test)
+            self._mean_score.learn(self._spread, test.score, least, accuracy, plan.k)
         means, belief = self.belief(test)
         hits = hit_probability(test.score(GRID), means, plan.k, self.num_codes)
         self._log_missed = self._log_missed + np.log1p(-np.minimum(hits, 1.0 - 1e-9))
