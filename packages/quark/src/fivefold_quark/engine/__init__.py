@@ -1,1 +1,1 @@
-"""Problems, circuits, engines and counters: what optimisers of discretised models are built from."""
+"""Problems, circuits, engines, counters: what optimisers of discretised models are built from."""

@@ -125,7 +125,7 @@ class Table:
     codes: Int[ndarray, " omega"]
     """The settings in use, ascending."""
     right: ndarray
-    """C[w, i]: bool where the model is Boolean, else float64; one column a state of the register."""
+    """C[w, i]: bool where the model is Boolean, else float64; a column each state of the register."""
     probabilities: Float[ndarray, " n"]
     """p_i, pads included."""
 
@@ -140,6 +140,24 @@ class Table:
         return self.right.dtype == np.bool_
 
 
+def is_boolean(problem: Problem) -> bool:
+    """Whether a problem's answers are right or wrong, not so with a probability."""
+    return bool(getattr(getattr(problem, "model", None), "is_boolean", False))
+
+
+def num_states(problem: Problem) -> int:
+    """Return the states of the data register: N, or 2^a where pads are marked."""
+    count = len(problem.probabilities)
+    if getattr(problem, "padding", Padding.EXACT) is Padding.MARK:
+        return int(2 ** address_bits(problem))
+    return count
+
+
+def address_bits(problem: Problem) -> int:
+    """Return a: qubits that number the samples."""
+    return max((len(problem.probabilities) - 1).bit_length(), 1)
+
+
 def tabulate(problem: Problem) -> Table:
     """Return C over all settings in use and all states of the data register.
 
@@ -148,13 +166,11 @@ def tabulate(problem: Problem) -> Table:
     """
     register, probabilities = problem.register, problem.probabilities
     codes, count = register.codes(), len(probabilities)
-    is_boolean = bool(getattr(getattr(problem, "model", None), "is_boolean", False))
-    columns, weighted = count, probabilities
-    if getattr(problem, "padding", Padding.EXACT) is Padding.MARK:
-        columns = 2 ** max(int(np.ceil(np.log2(count))), 1)
+    columns, weighted = num_states(problem), probabilities
+    if columns > count:
         weighted = np.concatenate([probabilities * count, np.zeros(columns - count)]) / columns
         weighted[count:] = 1 / columns
-    right = np.zeros((len(codes), columns), dtype=np.bool_ if is_boolean else np.float64)
+    right = np.zeros((len(codes), columns), dtype=np.bool_ if is_boolean(problem) else np.float64)
     rows = max(TABLE_BYTES // (8 * count), 1)
     everything = np.arange(count)
     for start in range(0, len(codes), rows):

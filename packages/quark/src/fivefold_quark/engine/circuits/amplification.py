@@ -22,7 +22,6 @@ from qiskit.circuit.library import UnitaryGate
 from ..coherent import AmplitudeEstimate, Chebyshev, CoherentTest, Damped, Replicas, Single
 from .preparing import phase_on_ones
 
-
 Step = Callable[[], object]
 """Appends its gates to the circuit."""
 

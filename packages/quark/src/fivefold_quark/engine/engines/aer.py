@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import psutil
@@ -43,13 +44,12 @@ class AerEngine(Simulated):
 
     def num_qubits(self, test: CoherentTest) -> int:
         """Return the size of a test's circuit."""
-        parts, unrolled = self.parts_for(test)
-        return parts.blank(unrolled).num_qubits
+        raise NotImplementedError
 
     def footprint(self, test: CoherentTest) -> Footprint:
         """Return qubits and bytes: 16 x 2^n, twice."""
         qubits = self.num_qubits(test)
-        memory = 2 * BYTES * 2**qubits
+        memory = 2 * BYTES * 2**qubits + self.table_bytes
         fits = qubits <= self.most_qubits and memory <= psutil.virtual_memory().available
         return Footprint(qubits, memory, fits, self.advice)
 
@@ -113,5 +113,6 @@ def readable(size: float) -> str:
     return f"{size:.3g} PiB"
 
 
+@cache
 def _simulator() -> AerSimulator:
     return AerSimulator(method="statevector", max_parallel_threads=_THREADS)

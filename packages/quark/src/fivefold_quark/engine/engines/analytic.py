@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -31,4 +32,6 @@ class Analytic(Simulated):
 
     def footprint(self, test: CoherentTest) -> Footprint:
         """Return what a run takes: the table of correctness and a few vectors."""
-        return Footprint(0, self.table.right.nbytes + 32 * len(self.table.codes), True)
+        memory = self.table_bytes + 32 * self.problem.register.size
+        fits = memory <= psutil.virtual_memory().available
+        return Footprint(0, memory, fits, "lower optimization.block_bits")

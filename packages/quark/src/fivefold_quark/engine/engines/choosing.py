@@ -8,9 +8,10 @@ from typing import Any
 
 from fivefold import UserError, nearest
 
-from ..._words import EngineName, Padding
+from ..._words import EngineName
 from ..problem import Problem
 from .protocol import Engine
+from .sampling import elements
 
 AUTO_ELEMENTS = 2**26
 """Omega x 2^a up to which `auto` takes the tensor engine; above it the user decides."""
@@ -44,11 +45,11 @@ def build_engine(name: str, problem: Problem, **options: Any) -> Engine:
         )
     chosen = EngineName(name)
     if chosen is EngineName.AUTO:
-        elements = size(problem)
-        if elements > AUTO_ELEMENTS:
+        size = elements(problem)
+        if size > AUTO_ELEMENTS:
             raise UserError(
-                f"{problem.register.size} weight settings by {elements // problem.register.size} "
-                f"samples are {elements / AUTO_ELEMENTS:.3g} times more than auto simulates",
+                f"{problem.register.size} weight settings by {size // problem.register.size} "
+                f"samples are {size / AUTO_ELEMENTS:.3g} times more than auto simulates",
                 setting="optimization.engine",
                 value=name,
                 remedy="lower optimization.block_bits, or choose an engine: analytic or tensor",
@@ -57,11 +58,3 @@ def build_engine(name: str, problem: Problem, **options: Any) -> Engine:
     module, kind = _HOMES[chosen]
     loaded: Callable[..., Engine] = getattr(import_module(f".{module}", __package__), kind)
     return loaded(problem, **options)
-
-
-def size(problem: Problem) -> int:
-    """Return Omega x N, pads included: the elements of the table of correctness."""
-    samples = len(problem.probabilities)
-    if getattr(problem, "padding", Padding.EXACT) is Padding.MARK:
-        samples = 1 << max((samples - 1).bit_length(), 1)
-    return problem.register.size * samples

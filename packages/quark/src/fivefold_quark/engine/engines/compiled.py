@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from ..circuits.amplification import Parts
 from ..circuits.diagonals import DiagonalParts
 from ..coherent import CoherentTest
-from ..problem import Problem, Table
+from ..problem import address_bits, is_boolean
 from .aer import AerEngine
 
 
@@ -15,11 +17,15 @@ class Compiled(AerEngine):
     name = "compiled"
     most_qubits = 22
 
-    def __init__(self, problem: Problem, table: Table | None = None) -> None:
-        """Bind the engine; its diagonals are made once and used by every circuit."""
-        super().__init__(problem, table)
-        self._parts = DiagonalParts(problem.register, self.table)
+    @cached_property
+    def _parts(self) -> DiagonalParts:
+        return DiagonalParts(self.problem.register, self.table)
 
     def parts_for(self, test: CoherentTest) -> tuple[Parts, CoherentTest]:
-        """Return the diagonals."""
+        """Return the diagonals, each made once and used by every circuit."""
         return self._parts, test
+
+    def num_qubits(self, test: CoherentTest) -> int:
+        """Return the qubits: weights, an address a copy, an answer if it is no Boolean one."""
+        copy = address_bits(self.problem) + (not is_boolean(self.problem))
+        return self.problem.register.num_bits + test.copies * copy + test.extra_qubits

@@ -28,6 +28,10 @@ class Reduced(AerEngine):
         """Return the rotation that stands for data, model and test together."""
         return RotationParts(self.problem.register, self.table, test), Single()
 
+    def num_qubits(self, test: CoherentTest) -> int:
+        """Return the qubits: weights and a flag."""
+        return self.problem.register.num_bits + 1
+
 
 class RotationParts:
     """Weights, and a flag that a uniformly controlled RY by 2 asin sqrt(s(w)) turns.

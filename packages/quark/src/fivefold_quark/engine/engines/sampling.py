@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from ..coherent import CoherentTest
-from ..problem import Problem, Table, tabulate
+from ..problem import Problem, Table, is_boolean, num_states, tabulate
 from .protocol import Amplified
 
 _KEPT = 64
@@ -29,8 +31,18 @@ class Simulated:
             table: its correctness, when it is at hand already.
         """
         self.problem = problem
-        self.table = tabulate(problem) if table is None else table
+        self._given = table
         self._kept: dict[CoherentTest, Amplified] = {}
+
+    @cached_property
+    def table(self) -> Table:
+        """Correctness of every setting and sample: made when something runs, not to plan it."""
+        return tabulate(self.problem) if self._given is None else self._given
+
+    @property
+    def table_bytes(self) -> int:
+        """Size of the table."""
+        return elements(self.problem) * (1 if is_boolean(self.problem) else 8)
 
     def run(self, test: CoherentTest, max_k: int) -> Amplified:
         """Return the distributions for k = 0 .. max_k."""
@@ -66,3 +78,8 @@ class Simulated:
         while len(self._kept) > _KEPT:
             del self._kept[next(iter(self._kept))]
         return found
+
+
+def elements(problem: Problem) -> int:
+    """Return Omega x N, pads included: the elements of the table."""
+    return problem.register.size * num_states(problem)

@@ -79,17 +79,21 @@ def prepare(test: CoherentTest, rows: Rows) -> Prepared:
     raise TypeError(f"no amplitudes are known for {test!r}")
 
 
-def environment(test: CoherentTest, table: Table) -> int:
-    """Return how many branches a row has under a test."""
-    data = table.right.shape[1] * (1 if table.is_boolean else 2)
+def environment(test: CoherentTest, branches: int) -> int:
+    """Return how many branches a row has under a test.
+
+    Args:
+        test: the test.
+        branches: of the data register: one a sample, or two where the model is not Boolean.
+    """
     match test:
         case Replicas():
             return test.m + 1
         case AmplitudeEstimate():
-            return data * int(2**test.t)
+            return branches * int(2**test.t)
         case Damped():
-            return 2 * environment(test.test, table)
-    return data
+            return 2 * environment(test.test, branches)
+    return branches
 
 
 def _full(rows: Rows) -> Float[ndarray, "row branch"]:

@@ -12,14 +12,16 @@ way. `walk` does the same with A and its inverse written out, as a circuit does.
 from __future__ import annotations
 
 import numpy as np
+import psutil
 from fivefold import UserError
 from jaxtyping import Float
 from numpy import ndarray
 
 from ..coherent import Chebyshev, CoherentTest
+from ..problem import is_boolean, num_states
 from .protocol import Amplified, Footprint
 from .sampling import Simulated
-from .states import Prepared, Rows, environment, prepare
+from .states import Rows, environment, prepare
 
 MOST_ELEMENTS = 2**27
 """Settings by branches that this engine takes; `auto` stops at half of it."""
@@ -52,15 +54,19 @@ class Tensor(Simulated):
 
     def footprint(self, test: CoherentTest) -> Footprint:
         """Return what a run takes: |phi|^2 and r in double precision, the table, and slices."""
-        elements = len(self.table.codes) * environment(test, self.table)
-        qubits = int(np.ceil(np.log2(max(elements, 2))))
-        memory = 16 * elements + self.table.right.nbytes + elements + 64 * _SLICE
-        advice = "lower optimization.block_bits, or choose engine=analytic or engine=reduced"
-        return Footprint(qubits, memory, elements <= MOST_ELEMENTS, advice)
+        size = self.problem.register.size * self._env(test)
+        memory = 16 * size + 2 * self.table_bytes + 64 * _SLICE
+        fits = size <= MOST_ELEMENTS and memory <= psutil.virtual_memory().available
+        advice = "lower optimization.block_bits, or choose engine=analytic"
+        return Footprint((size - 1).bit_length(), memory, fits, advice)
+
+    def _env(self, test: CoherentTest) -> int:
+        """Return the branches of a setting."""
+        return environment(test, num_states(self.problem) * (2 - is_boolean(self.problem)))
 
     def _squared(self, test: CoherentTest) -> tuple[ndarray, ndarray]:
         """Return |phi|^2 / row and the good branches, made slice by slice."""
-        omega, env = len(self.table.codes), environment(test, self.table)
+        omega, env = len(self.table.codes), self._env(test)
         step = max(_SLICE // env, 1)
         weight = np.empty((omega, env))
         good: ndarray | None = None
@@ -141,6 +147,3 @@ def walk(engine: Tensor, test: CoherentTest, max_k: int) -> Amplified:
 def _phase_on_data(state: ndarray, rows: Rows, angle: float) -> None:
     overlap = (state * rows.data).sum(1, keepdims=True)
     state += (np.exp(1j * angle) - 1) * overlap * rows.data
-
-
-__all__ = ["MOST_ELEMENTS", "Prepared", "Tensor", "walk"]

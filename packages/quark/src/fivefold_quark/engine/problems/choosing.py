@@ -1,88 +1,82 @@
-"""From a problem's name and settings to the problem."""
+"""From the settings of `problem=` to the problem."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fivefold import UserError, nearest
 
-from ..._words import Padding, Weighting
-from ..problem import Training
+from ..._words import Alphabet
+from ...groups import MODELS, PROBLEMS, ProblemConfig
+from ..models.angle import AngleModel
+from ..models.boolean import binary_perceptron, masked_or
+from ..models.linear import LinearModel
+from ..problem import Model, Training
+from ..weights import TERNARY, WeightSpec
+from . import edge, images, warm_ups
 
-NAMES = ("edge3", "edge8", "edge", "tiny_mnist", "images", "xor", "not_and")
-"""The problems that `make_problem` knows."""
 
-
-def make_problem(
-    name: str,
-    *,
-    digits: Sequence[int] = (6, 7),
-    path: str = "",
-    size: int = 3,
-    weights: int = 12,
-    split_seed: int | None = None,
-    test_share: float = 0.0,
-    weighting: Weighting = Weighting.UNIFORM,
-    padding: Padding = Padding.EXACT,
-    seed: int = 0,
-) -> Training:
-    """Return a problem by name.
-
-    Args:
-        name: one of `NAMES`.
-        digits: the two classes of `tiny_mnist` and `images`.
-        path: of the user's images, for `images`; `tiny_mnist` takes scikit-learn's digits without.
-        size: pixels along each side of a shrunken image.
-        weights: detectors of `edge`, the eight lines among them.
-        split_seed: of the edge tasks' 400 / 112 split; nothing: train on all patterns.
-        test_share: part of the images kept for testing.
-        weighting: whether distinct patterns count the same or as often as they occur.
-        padding: how the data register is filled.
-        seed: of distractors and of the images' split.
+def choose_problem(config: ProblemConfig) -> Training:
+    """Return the problem that settings name.
 
     Raises:
-        UserError: an unknown name, or settings that the problem cannot take.
+        UserError: no such problem, file or folder, or settings that it cannot take.
     """
-    from . import edge, images, warm_ups
+    split = config.split_seed if config.split else None
+    match config.name:
+        case "edge3":
+            return edge.edge3(split, config.padding)
+        case "edge8":
+            return edge.edge8(split, config.padding)
+        case "edge_distractors":
+            return edge.edge_with_distractors(
+                config.weights, config.distractor_seed, split, config.padding
+            )
+        case "xor":
+            return warm_ups.xor(config.padding)
+        case "not_and":
+            return warm_ups.not_and(config.padding)
+        case "tiny_mnist":
+            return _tiny(config, images.bundled_digits())
+    if not Path(config.name).exists():
+        remedy = f"{nearest(config.name, PROBLEMS)}, or name a folder or .npz of images"
+        raise UserError("no such problem", setting="problem", value=config.name, remedy=remedy)
+    return _tiny(config, images.read_images(config.name))
 
-    if len(digits) != 2:
-        raise UserError(
-            f"{len(digits)} classes, a flag tells two apart",
-            setting="problem.digits",
-            value=list(digits),
-            remedy="give two, as in [6,7], or fit one class against the rest",
-        )
-    if name == "images" and not path:
-        raise UserError(
-            "no images are named",
-            setting="problem.path",
-            remedy="give a folder with a sub-folder a class, or an .npz of images and labels",
-        )
 
-    def tiny() -> Training:
-        found = images.read_images(path) if path else images.bundled_digits()
-        pair = (int(digits[0]), int(digits[1]))
-        return images.tiny(
-            found,
-            pair,
-            size=size,
-            weighting=weighting,
-            padding=padding,
-            test_share=test_share,
-            seed=seed,
-        )
+def _tiny(config: ProblemConfig, found: images.Images) -> Training:
+    return images.tiny(
+        found,
+        (int(config.digits[0]), int(config.digits[1])),
+        model=model_of(config.model, config.size**2, config.bits),
+        size=config.size,
+        weighting=config.weighting,
+        padding=config.padding,
+        test_share=config.test_share if config.split else 0.0,
+        seed=config.split_seed,
+    )
 
-    makers: dict[str, Callable[[], Training]] = {
-        "edge3": lambda: edge.edge3(split_seed, padding),
-        "edge8": lambda: edge.edge8(split_seed, padding),
-        "edge": lambda: edge.edge_with_distractors(weights, seed, split_seed, padding),
-        "tiny_mnist": tiny,
-        "images": tiny,
-        "xor": lambda: warm_ups.xor(padding),
-        "not_and": lambda: warm_ups.not_and(padding),
-    }
-    if name not in makers:
-        raise UserError(
-            "no such problem", setting="problem", value=name, remedy=nearest(name, NAMES)
-        )
-    return makers[name]()
+
+def model_of(name: str, num_features: int, bits: int = 2) -> Model:
+    """Return a model of binary features by name.
+
+    Args:
+        name: one of `MODELS`.
+        num_features: inputs.
+        bits: of each weight, where the model leaves the choice.
+
+    Raises:
+        UserError: no such model.
+    """
+    match name:
+        case "masked_or":
+            return masked_or(num_features)
+        case "perceptron":
+            return binary_perceptron(num_features)
+        case "ternary":
+            return LinearModel(num_features, TERNARY)
+        case "fixed":
+            return LinearModel(num_features, WeightSpec(Alphabet.FIXED, bits))
+        case "angle":
+            return AngleModel(num_features, bits)
+    raise UserError("no such model", setting="model", value=name, remedy=nearest(name, MODELS))

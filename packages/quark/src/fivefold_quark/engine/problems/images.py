@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..._words import Padding, Weighting
 from ..models.boolean import masked_or
-from ..problem import Training
+from ..problem import Model, Training
 from ..samples import Samples, collapse
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".tif", ".tiff")
@@ -48,13 +48,14 @@ def read_images(path: str | Path) -> Images:
         return _read_folder(found)
     if found.is_file():
         return _read_archive(found)
-    raise UserError("no such file or folder", setting="problem.path", value=str(path))
+    raise UserError("no such file or folder", setting="problem.name", value=str(path))
 
 
 def tiny(
     images: Images,
     classes: tuple[int, int],
     *,
+    model: Model | None = None,
     size: int = 3,
     weighting: Weighting = Weighting.UNIFORM,
     padding: Padding = Padding.EXACT,
@@ -66,6 +67,7 @@ def tiny(
     Args:
         images: of any size; block means make them `size` x `size`.
         classes: label 0 and label 1.
+        model: of `size` x `size` pixels; the source's when not given.
         size: pixels along each side.
         weighting: whether each distinct pattern counts the same, or as often as it occurs.
         padding: how the data register is filled.
@@ -107,7 +109,7 @@ def tiny(
         "weighting": str(weighting),
     }
     name = f"tiny{classes[0]}{classes[1]}"
-    return Training(name, masked_or(size * size), train, test, padding, about)
+    return Training(name, model or masked_or(size * size), train, test, padding, about)
 
 
 def shrink(pixels: Float[ndarray, "n height width"], size: int) -> Float[ndarray, "n size size"]:
@@ -123,7 +125,7 @@ def shrink(pixels: Float[ndarray, "n height width"], size: int) -> Float[ndarray
             remedy="give a smaller size",
         )
     if not np.isfinite(pixels).all():
-        raise UserError("pixels that are not numbers", setting="problem.path", remedy="repair them")
+        raise UserError("pixels that are not numbers", setting="problem.name", remedy="repair them")
     rows, columns = _blocks(pixels.shape[1], size), _blocks(pixels.shape[2], size)
     return np.einsum("ah,nhw,bw->nab", rows, pixels, columns)
 
@@ -155,7 +157,7 @@ def _read_folder(folder: Path) -> Images:
     if not found:
         raise UserError(
             "no images in sub-folders",
-            setting="problem.path",
+            setting="problem.name",
             value=str(folder),
             remedy="put each class into a folder of its own, named by its label",
         )
@@ -174,7 +176,7 @@ def _open_image(path: Path) -> Image.Image:
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(
             f"cannot read the image {path.name}: {error}",
-            setting="problem.path",
+            setting="problem.name",
             remedy="remove it",
         ) from error
 
@@ -186,14 +188,14 @@ def _read_archive(path: Path) -> Images:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"cannot read {path.name}: {error}",
-            setting="problem.path",
+            setting="problem.name",
             remedy="save it with numpy.savez(images=[n, height, width], labels=[n])",
         ) from error
     numbers = images.dtype.kind in "biuf" and labels.dtype.kind in "biu"
     if not numbers or images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
             f"images of shape {images.shape} with labels of shape {labels.shape}",
-            setting="problem.path",
+            setting="problem.name",
             remedy="give grey images [n, height, width] and whole labels [n]",
         )
     return Images(images.astype(np.float64), labels.astype(np.int64), path.name)

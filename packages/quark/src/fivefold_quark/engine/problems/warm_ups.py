@@ -18,8 +18,11 @@ def xor(padding: Padding = Padding.EXACT) -> Training:
 
 
 def not_and(padding: Padding = Padding.EXACT) -> Training:
-    """Return NOT-AND: NOT of the AND of the chosen inputs; weights 11 are the optimum."""
+    """Return NOT-AND: NOT of the AND of the chosen inputs; weights 11 are the optimum.
+
+    Written as the OR of the chosen inputs' complements, which needs no ancilla.
+    """
     inputs = every_pattern(2)
-    kept = And(tuple(Or((Not(Weight(i)), Feature(i))) for i in range(2)))
-    model = BooleanModel(WeightRegister.of_bits(2), 2, Not(kept))
+    missing = Or(tuple(And((Weight(i), Not(Feature(i)))) for i in range(2)))
+    model = BooleanModel(WeightRegister.of_bits(2), 2, missing)
     return Training("not_and", model, Samples.of(inputs, 1 - inputs.prod(1)), padding=padding)
