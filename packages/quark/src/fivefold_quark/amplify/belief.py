@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..engine.arrays import Floats
+from ..engine.arrays import Codes, Floats
 from ..engine.formula import share_of
 
 Score = Callable[[Floats], Floats]
@@ -139,19 +139,20 @@ class MeanScore:
         return np.clip(predicted * np.exp(_RATIOS), max(least, 1e-12), 1.0 - 1e-9)
 
 
-def hit_probability(
-    score: Floats, means: Floats, k: int, num_codes: int
-) -> Floats:
-    """Return the probability that one shot measures a certain weight: [mean score, weight].
+def hit_probability(score: Floats, means: Floats, ks: Codes, num_codes: int) -> Floats:
+    """Return the probability that one shot measures a certain weight: [k, mean score, weight].
 
     A weight that was not yet seen adds its own score to the mean that the others have.
 
     Args:
         score: of the weights.
         means: possible mean scores.
-        k: iterations.
+        ks: iterations.
         num_codes: Omega.
     """
     totals = np.minimum(means[:, None] + score[None, :] / num_codes, 1.0 - 1e-9)
-    shares: Floats = share_of(score[None, :], totals, k)
-    return shares / num_codes
+    theta = np.arcsin(np.sqrt(totals))
+    flag = np.sin((2 * ks[:, None, None] + 1) * theta) ** 2
+    up, down = score / totals, (1.0 - score) / (1.0 - totals)
+    chances: Floats = (flag * (up - down) + down) / num_codes
+    return chances

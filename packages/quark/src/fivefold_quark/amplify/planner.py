@@ -8,12 +8,12 @@ that were measured and verified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine.arrays import Floats
+from ..engine.arrays import Codes, Floats
 from ..engine.coherent import CoherentTest
 from ..engine.formula import best_k, share_of, success
 from .belief import GRID, MeanScore, Spread, hit_probability
@@ -100,7 +100,8 @@ class Planner:
             _, least = self._predicted(test)
             self._mean_score.learn(self._spread, test.score, least, accuracy, plan.k)
         means, belief = self.belief(test)
-        hits = hit_probability(test.score(GRID), means, plan.k, self.num_codes)
+        shot = np.array([plan.k])
+        (hits,) = hit_probability(test.score(GRID), means, shot, self.num_codes)
         self._log_missed = self._log_missed + np.log1p(-np.minimum(hits, 1.0 - 1e-9))
         self._missed = belief @ np.exp(self._log_missed)
         return float(belief @ share_of(score, means, plan.k))
@@ -144,14 +145,13 @@ class Planner:
         score = test.score(places)
         means, belief = self.belief(test)
         mean = float(belief @ means)
-        for k in iterations(best_k(mean)):
-            queries = (2 * k + 1) * test.cost
-            if queries > max_queries:
-                break
-            hits = belief @ hit_probability(score, means, k, self.num_codes)
-            value = float(gain @ hits) / (queries + self._shot_cost)
-            chance = min(float(hoped @ hits), 1.0)
-            yield Plan(test, k, chance, float(belief @ success(means, k)), mean), value
+        ks = iterations(best_k(mean))
+        ks = ks[: int(np.searchsorted((2 * ks + 1) * test.cost, max_queries, side="right"))]
+        hits = np.einsum("m,kmp->kp", belief, hit_probability(score, means, ks, self.num_codes))
+        values = hits @ gain / ((2 * ks + 1) * test.cost + self._shot_cost)
+        for k, value, hit in zip(ks, values, hits @ hoped, strict=True):
+            flag = float(belief @ success(means, int(k)))
+            yield Plan(test, int(k), min(float(hit), 1.0), flag, mean), float(value)
 
     def belief(self, test: CoherentTest) -> tuple[Floats, Floats]:
         """Return possible mean scores of a test and the belief in each (sums to 1)."""
@@ -166,7 +166,7 @@ class Planner:
         return self._spread.mean_score(test.score), float(seen.sum()) / self.num_codes
 
 
-def iterations(top: int) -> Sequence[int]:
+def iterations(top: int) -> Codes:
     """Return the numbers of iterations worth comparing, up to the best one for the mean."""
-    steps = {*range(min(top, 8) + 1), *np.unique(np.geomspace(1, max(top, 1), 16).astype(int))}
-    return sorted(int(k) for k in steps if k <= top)
+    steps = np.concatenate([np.arange(4), np.geomspace(4, max(top, 4), 10), [top]]).astype(np.int64)
+    return np.unique(steps[steps <= top])

@@ -40,6 +40,7 @@ class BestSoFar:
 
     def take(self, bits: UInt8[ndarray, " bit"], accuracy: float) -> None:
         """Keep a setting whose exact accuracy is better."""
+        accuracy = min(accuracy, 1.0)  # sums of p_i may end a bit above
         if accuracy > self.accuracy + 1e-12:
             self.accuracy = accuracy
             weights = tuple(int(bit) for bit in bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ class Logistic:
     test_accuracy: float | None
     iterations: int
     """Steps of its solver."""
+    seconds: float
+    """Of the fit."""
 
 
 def logistic_regression(training: Training) -> Logistic:
@@ -29,11 +32,13 @@ def logistic_regression(training: Training) -> Logistic:
 
     train = training.train
     model = LogisticRegression(max_iter=1000)
+    began = time.perf_counter()
     model.fit(train.features, train.labels, sample_weight=train.probabilities * len(train))
+    seconds = time.perf_counter() - began
 
     def accuracy(samples: Samples) -> float:
         right = model.predict(samples.features) == samples.labels
         return float(right @ samples.probabilities)
 
     test = None if training.test is None else accuracy(training.test)
-    return Logistic(accuracy(train), test, int(np.max(model.n_iter_)))
+    return Logistic(accuracy(train), test, int(np.max(model.n_iter_)), seconds)
