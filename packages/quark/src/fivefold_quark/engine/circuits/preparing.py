@@ -46,6 +46,8 @@ def data_layer(
     padded = np.zeros(2**num_bits)
     padded[: len(probabilities)] = probabilities
     is_uniform = bool(np.ptp(probabilities) < 1e-15)
+    if len(probabilities) == 1:
+        return circuit
     if is_uniform and len(probabilities) == 2**num_bits:
         circuit.h(range(num_bits))
     elif dense and num_bits <= DENSE_BITS:
