@@ -14,6 +14,7 @@ SCHEDULES = ("planner", "bbht", "fixed_k", "optimal_k")
 RULES = ("best", "mode")
 VERIFICATIONS = ("racing", "full")
 THETA_SOURCES = ("auto", "exact", "sampled")
+LAYOUTS = ("auto", "registers", "fused")
 PAPER_COPIES = 8
 """Data copies of the paper's preset: the source's experiments have one and two, too weak a test
 for most tasks."""
@@ -148,17 +149,24 @@ class NoiseConfig:
     """Probability of a depolarising error after a two-qubit gate."""
     readout: float = 0.0
     """Probability that a measured bit is read wrongly."""
+    t1: float = 0.0
+    """Relaxation time in nanoseconds, gates taking 35 (one qubit) and 300 (two); 0: none."""
+    t2: float = 0.0
+    """Dephasing time in nanoseconds, at most twice `t1`."""
 
     def __post_init__(self) -> None:
         for name in ("depolarizing_1q", "depolarizing_2q", "readout"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise UserError("not a probability", setting=name, value=value, remedy="0 to 1")
+        if (self.t1 or self.t2) and not 0.0 < self.t2 <= 2.0 * self.t1:
+            remedy = "give t2 above 0, at most twice t1"
+            raise UserError("times no qubit has", setting="t2", value=self.t2, remedy=remedy)
 
     @property
     def is_any(self) -> bool:
         """Whether there is any noise."""
-        return bool(self.depolarizing_1q or self.depolarizing_2q or self.readout)
+        return bool(self.depolarizing_1q or self.depolarizing_2q or self.readout or self.t1)
 
 
 @dataclass
@@ -185,6 +193,9 @@ class QuarkConfig:
     """Verification of candidates."""
     theta: ThetaConfig = field(default_factory=ThetaConfig)
     """Where theta comes from."""
+    layout: str = field(default="auto", metadata={"choices": LAYOUTS})
+    """How samples sit in the qubits of `engine=gates`: `registers` (the source's: pixels, label and
+    mark in qubits), `fused` (the address alone, the model holds the samples), or `auto`."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     """Noise model, for `engine=gates`."""
     sampler: str = ""
@@ -197,6 +208,7 @@ class QuarkConfig:
 
     def __post_init__(self) -> None:
         _one_of(self.preset, PRESETS, "preset")
+        _one_of(self.layout, LAYOUTS, "layout")
         if not 1 <= self.block_bits <= 24:
             raise UserError(
                 "a block of weights that no simulator holds",

@@ -184,8 +184,9 @@ def export(config: QuantumExportConfig, run: Run) -> None:
     settings: QuarkConfig = run.settings("optimization")
     settings.seed = config.seed
     shot = planned(problem, settings)
-    footprint = build_engine(EngineName.GATES, problem).footprint(shot.test)
-    text = to_qasm3(problem, shot.test, shot.k)
+    engine = build_engine(EngineName.GATES, problem, layout=settings.layout)
+    footprint = engine.footprint(shot.test)
+    text = to_qasm3(problem, shot.test, shot.k, settings.layout)
     run.figure("qubits", footprint.qubits)
     run.figure("k", shot.k)
     run.figure("lines", text.count("\n"))

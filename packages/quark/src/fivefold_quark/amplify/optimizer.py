@@ -12,6 +12,7 @@ from fivefold import UserError
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from .._words import EngineName
 from ..config import QuarkConfig
 from ..engine.coherent import WEAK
 from ..engine.engines.choosing import build_engine
@@ -80,6 +81,8 @@ class QuarkOptimizer:
     def _configured(self, problem: Problem) -> Engine:
         config = self.config
         options: dict[str, Any] = {}
+        if config.engine is EngineName.GATES:
+            options |= {"layout": config.layout, "seed": config.seed}
         if config.noise.is_any:
             options["noise"] = config.noise
         if config.sampler:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 from numpy import ndarray
 from qiskit.circuit import QuantumCircuit
-from qiskit.circuit.library import StatePreparation, UniformSuperpositionGate, UnitaryGate
+from qiskit.circuit.library import UCRYGate, UniformSuperpositionGate, UnitaryGate
 
 from ..._words import Alphabet
 from ..weights import WeightRegister
@@ -55,8 +55,24 @@ def data_layer(
     elif is_uniform:
         circuit.append(UniformSuperpositionGate(len(probabilities), num_bits), range(num_bits))
     else:
-        circuit.append(StatePreparation(np.sqrt(padded)), range(num_bits))
+        _rotations(circuit, padded)
     return circuit
+
+
+def _rotations(circuit: QuantumCircuit, probabilities: Float[ndarray, " n"]) -> None:
+    """Prepare sum_i sqrt(p_i) |i> qubit by qubit from the highest, each turned by those above it.
+
+    Ours rather than `StatePreparation`, whose inverse ends Aer (0.18) with a segmentation fault.
+    """
+    num_bits = circuit.num_qubits
+    for target in reversed(range(num_bits)):
+        halves = probabilities.reshape(-1, 2, 2**target).sum(2)  # [state of those above, value]
+        angles = 2 * np.arctan2(np.sqrt(halves[:, 1]), np.sqrt(halves[:, 0]))
+        above = list(range(target + 1, num_bits))
+        if above:
+            circuit.append(UCRYGate(angles.tolist()), [target, *above])
+        else:
+            circuit.ry(float(angles[0]), target)
 
 
 def reflection_to(amplitudes: Float[ndarray, " n"]) -> Complex[ndarray, "n n"]:

@@ -123,7 +123,8 @@ class RegisterCopy:
         for turn in self._model.rotations:
             controls = [turn.weight]
             controls += [] if turn.feature is None else [features[turn.feature]]
-            gate = RYGate(-turn.angle if inverse else turn.angle).control(len(controls))
+            turned = RYGate(-turn.angle if inverse else turn.angle)
+            gate = turned.control(len(controls), annotated=False)
             circuit.append(gate, [*controls, target])
 
     def _make_loader(self) -> QuantumCircuit:

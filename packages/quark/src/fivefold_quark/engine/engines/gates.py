@@ -38,7 +38,7 @@ class Gates(AerEngine):
     """Faithful, for noise and export; without a sampler or noise it runs on Aer's state vector."""
 
     name = "gates"
-    advice = "choose engine=tensor, or layout=fused, or fewer weights (bits=..) or samples"
+    advice = "choose engine=tensor, or layout=fused, or fewer weights or samples"
 
     def __init__(
         self,
