@@ -39,7 +39,13 @@ def searched(problem, seeds, **settings):
     ]
 
 
-@pytest.mark.parametrize("problem", [EDGE3, EDGE8], ids=["edge3", "edge8"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(EDGE3, id="edge3"),
+        pytest.param(EDGE8, id="edge8", marks=pytest.mark.slow),
+    ],
+)
 def test_optimum_of_the_edge_tasks_is_found_in_99_of_100_seeds(problem):
     best = tabulate(problem).accuracies.max()
     found = searched(problem, range(100))

@@ -146,7 +146,7 @@ def test_users_images_are_a_problem(here):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["problem=edge9"], "neither a problem nor a folder.*edge3"),
+        (["problem=edge9"], "no such problem.*edge3"),
         (["problem=tiny_mnist", "problem.digits=[6]"], "not a pair"),
         (["problem=tiny_mnist", "problem.digits=[6,6]"], "cannot be told from itself"),
         (["problem=tiny_mnist", "problem.digits=[6,12]"], "no image of class 12"),

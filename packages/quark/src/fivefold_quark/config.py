@@ -13,6 +13,7 @@ PRESETS = ("none", "paper")
 SCHEDULES = ("planner", "bbht", "fixed_k", "optimal_k")
 RULES = ("best", "mode")
 VERIFICATIONS = ("racing", "full")
+LAYOUTS = ("auto", "registers", "fused")
 THETA_SOURCES = ("auto", "exact", "sampled")
 LAYOUTS = ("auto", "registers", "fused")
 PAPER_COPIES = 8
@@ -196,6 +197,9 @@ class QuarkConfig:
     layout: str = field(default="auto", metadata={"choices": LAYOUTS})
     """How samples sit in the qubits of `engine=gates`: `registers` (the source's: pixels, label and
     mark in qubits), `fused` (the address alone, the model holds the samples), or `auto`."""
+    layout: str = field(default="auto", metadata={"choices": LAYOUTS})
+    """How `engine=gates` holds samples: `registers` (features, label and mark in qubits, the model
+    as its formula), `fused` (the address alone, the model holds the samples), or `auto`."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     """Noise model, for `engine=gates`."""
     sampler: str = ""
@@ -208,6 +212,7 @@ class QuarkConfig:
 
     def __post_init__(self) -> None:
         _one_of(self.preset, PRESETS, "preset")
+        _one_of(self.layout, LAYOUTS, "layout")
         _one_of(self.layout, LAYOUTS, "layout")
         if not 1 <= self.block_bits <= 24:
             raise UserError(

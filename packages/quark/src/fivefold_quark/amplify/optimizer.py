@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from .._words import EngineName
+from .._words import EngineName
 from ..config import QuarkConfig
 from ..engine.coherent import WEAK
 from ..engine.engines.choosing import build_engine
@@ -24,11 +25,14 @@ from ..engine.problem import Problem
 from .blocks import Block, blocks_of
 from .planner import Plan
 from .schedules import schedule_for
-from .search import Outcome, Search, Spent
+from .search import UNIFORM_DRAW, Outcome, Search, Spent
 
 _log = logging.getLogger(__name__)
 _CHECKED = 64
 """Largest register whose whole histogram is recorded; of others, the most frequent codes."""
+
+_HIGH_MEAN, _TOLD_APART = 0.4, 2.5
+"""A mean score from which on amplification gains little, where the best is not so many times it."""
 
 EngineMaker = Callable[[Problem], Engine]
 
@@ -81,6 +85,8 @@ class QuarkOptimizer:
     def _configured(self, problem: Problem) -> Engine:
         config = self.config
         options: dict[str, Any] = {}
+        if config.engine is EngineName.GATES:
+            options |= {"layout": config.layout, "seed": config.seed}
         if config.engine is EngineName.GATES:
             options |= {"layout": config.layout, "seed": config.seed}
         if config.noise.is_any:
@@ -198,7 +204,12 @@ def _histogram(found: Outcome, oracle: Oracle) -> dict[str, int]:
 
 
 def _warn_if_weak(found: Outcome) -> None:
-    """Say so where no iteration helped: a mean score of a half or more cannot be amplified."""
-    shots = [shot for shot in found.history if shot["mean_score"] is not None]
-    if shots and all(shot["k"] == 0 and shot["mean_score"] >= 0.4 for shot in shots):
-        _log.warning("%s (mean score %.2f, k = 0 is best)", WEAK, shots[-1]["mean_score"])
+    """Say so where the test hardly told weights apart, so that no iteration could help."""
+    plan = found.last_plan
+    if plan is None:
+        return
+    drawn = [shot["accuracy"] for shot in found.history if shot["test"] == UNIFORM_DRAW]
+    mean = float(plan.test.score(np.array(drawn)).mean()) if drawn else plan.mean
+    top = float(plan.test.score(np.array([found.accuracy]))[0])
+    if mean >= _HIGH_MEAN and top < _TOLD_APART * mean:
+        _log.warning("%s (mean score %.2f of %s)", WEAK, mean, plan.test.label)

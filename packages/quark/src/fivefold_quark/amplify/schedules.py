@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .._words import EngineName
 from ..config import QuarkConfig
 from ..engine.coherent import CoherentTest
 from ..engine.formula import best_k, success
@@ -15,6 +16,8 @@ from .planner import Plan, Planner
 
 SHOT_COST = 400.0
 """Model queries that one measurement counts for, beside its own."""
+GATE_QUERIES = 32
+"""Most model queries of a planned shot whose circuit runs gate by gate."""
 _STALE = 12
 """Shots without a new candidate after which k is drawn at random."""
 
@@ -87,10 +90,12 @@ class Planned:
         self._epsilon = config.epsilon
         self._error = 1.0 - config.schedule.confidence
         self._random = np.random.default_rng([config.seed, 5])
+        self._most = GATE_QUERIES if config.engine is EngineName.GATES else float("inf")
         self._stale = 0
 
     def next(self, incumbent: float, queries_left: float) -> Plan | None:
         """Return the plan with the largest expected gain for its cost."""
+        queries_left = min(queries_left, self._most)
         plan = self._planner.plan(incumbent, queries_left)
         if plan is None or self._stale < _STALE:
             return plan

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from ..config import QuarkConfig
-from ..engine.coherent import CoherentTest, Single
+from ..engine.coherent import Single
 from ..engine.ledger import Ledger
 from ..engine.optimizer import Callback, Incumbent, Progress
 from ..engine.oracle import Oracle
@@ -24,6 +24,8 @@ from .planner import Plan
 from ..engine.racing import Verifier
 from .schedules import Schedule
 
+UNIFORM_DRAW = "uniform draw"
+"""What a history calls a shot without amplification."""
 ROUND = 12
 """Shots that count as one round."""
 _CERTAIN = 1.0 - 1e-12
@@ -156,10 +158,9 @@ class Search:
 
     def _remember(self, code: int, accuracy: float, plan: Plan | None) -> None:
         self._found.last_plan = self._found.last_plan or plan
-        test: CoherentTest = plan.test if plan else Single()
         self._found.history.append(
             {
-                "test": test.label if plan else "uniform draw",
+                "test": plan.test.label if plan else UNIFORM_DRAW,
                 "k": plan.k if plan else 0,
                 "mean_score": plan.mean if plan else None,
                 "expected_hit": plan.hit if plan else None,
