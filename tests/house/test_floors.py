@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "jaxtyping", "numpy", "safetensors", "tokenizers", "matplotlib")
+HEAVY = (
+    *("torch", "transformers", "jaxtyping", "numpy", "safetensors", "tokenizers", "matplotlib"),
+    *("qiskit", "qiskit_aer", "sklearn"),
+)
 BLOCK = f"import sys\nfor name in {HEAVY!r}:\n    sys.modules[name] = None\n"
 DESCRIBES = (
     "fivefold",
@@ -24,6 +27,11 @@ DESCRIBES = (
     "fivefold_lm.config",
     "fivefold_lm.groups",
     "fivefold_lm.task_configs",
+    "fivefold_quark",
+    "fivefold_quark._words",
+    "fivefold_quark.config",
+    "fivefold_quark.groups",
+    "fivefold_quark.task_configs",
     "fivefold_speculative",
     "fivefold_speculative._words",
     "fivefold_speculative.config",

@@ -34,7 +34,34 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)
+__all__ = [
+    "Alphabet",
+    "AmplitudeEstimate",
+    "Callback",
+    "Chebyshev",
+    "CoherentTest",
+    "EngineName",
+    "Incumbent",
+    "Ledger",
+    "Model",
+    "OptimizationResult",
+    "Optimizer",
+    "Oracle",
+    "Padding",
+    "Problem",
+    "Progress",
+    "QuarkClassifier",
+    "QuarkConfig",
+    "QuarkOptimizer",
+    "Replicas",
+    "Samples",
+    "Single",
+    "TestKind",
+    "Training",
+    "WeightRegister",
+    "WeightSpec",
+    "Weighting",
+]
 
 
 def __getattr__(name: str) -> object:
