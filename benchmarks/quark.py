@@ -1,4 +1,4 @@
-"""What Quark saves, what it costs, and how that scales, beside search that needs no quantum computer.
+"""What Quark saves, what it costs, how that scales, beside search that needs no quantum computer.
 
 `python benchmarks/quark.py [--quick] [--out DIR]` measures everything it prints and writes
 `DIR/result.json` and its pictures. Figures:

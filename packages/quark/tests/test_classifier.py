@@ -15,7 +15,14 @@ from sklearn.preprocessing import Binarizer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 EDGES = edge_samples()
-QUICK = {"max_shots": 12, "block_bits": 8, "test": "replicas", "m": 4, "schedule": "fixed_k", "k": 1}
+QUICK = {
+    "max_shots": 12,
+    "block_bits": 8,
+    "test": "replicas",
+    "m": 4,
+    "schedule": "fixed_k",
+    "k": 1,
+}
 
 LEFT_OUT: dict[str, str] = {}
 """Checks of scikit-learn that are left out, each with its reason.

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 from fivefold import UserError
+from fivefold_quark import EngineName, Padding, TestKind, Weighting
 from fivefold_quark.amplify.optimizer import QuarkOptimizer, build
 from fivefold_quark.config import (
     BudgetConfig,
@@ -23,7 +24,6 @@ from fivefold_quark.engine.problem import tabulate
 from fivefold_quark.engine.problems.edge import edge3, edge8, edge_with_distractors
 from fivefold_quark.engine.problems.images import bundled_digits, tiny
 from fivefold_quark.engine.problems.warm_ups import xor
-from fivefold_quark import EngineName, Padding, TestKind, Weighting
 
 EDGE3, EDGE8 = edge3(), edge8()
 TINY = tiny(bundled_digits(), (6, 7))

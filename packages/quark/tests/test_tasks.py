@@ -31,7 +31,7 @@ def refusal(*words):
     """Return the line with which a command is refused, before or in its task."""
     run = None
     try:
-        run = compose(words[0] if not words[0].startswith("quantum ") else words[0], words[1:])
+        run = compose(words[0], words[1:])
         load(run.task.check)(run.config, run)
         load(run.task.run)(run.config, run)
     except UserError as error:

@@ -40,7 +40,7 @@ class InputError(UserError, ValueError):
     """Training data that cannot be learnt from; scikit-learn expects a `ValueError`."""
 
 
-class QuarkClassifier(ClassifierMixin, BaseEstimator):
+class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier with discretised weights, trained by amplitude amplification.
 
     Features are zeros and ones (see `binarize`), classes two (see `multiclass`).
@@ -120,7 +120,10 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None  # noqa: N803 - scikit-learn's names
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        y: Any,
+        sample_weight: Any = None,
     ) -> QuarkClassifier:
         """Search the weights that get most training samples right.
 
@@ -286,7 +289,10 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):
         return self.model(self.n_features_in_)
 
     def _outputs(self, patterns: UInt8[ndarray, "n feature"]) -> Float[ndarray, "target n"]:
-        return self._model().predict(np.array(self.weights_, dtype=np.uint8), patterns)
+        found: Float[ndarray, "target n"] = self._model().predict(
+            np.array(self.weights_, dtype=np.uint8), patterns
+        )
+        return found
 
     def _config(self, seed: int) -> QuarkConfig:
         kinds, engines = [str(kind) for kind in TestKind], [str(name) for name in EngineName]

@@ -195,9 +195,6 @@ class QuarkConfig:
     theta: ThetaConfig = field(default_factory=ThetaConfig)
     """Where theta comes from."""
     layout: str = field(default="auto", metadata={"choices": LAYOUTS})
-    """How samples sit in the qubits of `engine=gates`: `registers` (the source's: pixels, label and
-    mark in qubits), `fused` (the address alone, the model holds the samples), or `auto`."""
-    layout: str = field(default="auto", metadata={"choices": LAYOUTS})
     """How `engine=gates` holds samples: `registers` (features, label and mark in qubits, the model
     as its formula), `fused` (the address alone, the model holds the samples), or `auto`."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -212,7 +209,6 @@ class QuarkConfig:
 
     def __post_init__(self) -> None:
         _one_of(self.preset, PRESETS, "preset")
-        _one_of(self.layout, LAYOUTS, "layout")
         _one_of(self.layout, LAYOUTS, "layout")
         if not 1 <= self.block_bits <= 24:
             raise UserError(

@@ -68,7 +68,6 @@ def _draw_weights(
     epsilon: float,
 ) -> None:
     """Draw the likeliest weights as bars, those near the best in another colour."""
-
     order = np.argsort(-shares, kind="stable")[:_MOST_BARS]
     near = accuracies[order] >= accuracies.max() - epsilon - 1e-12
     colours = np.where(near, "#d95f02", "#7570b3")

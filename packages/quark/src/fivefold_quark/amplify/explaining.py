@@ -108,7 +108,9 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
             setting="optimization.budget.model_queries",
             remedy="raise it",
         )
-    test = fixed(config.test, top) if config.schedule.kind != "planner" or plan is None else plan.test
+    test = (
+        fixed(config.test, top) if config.schedule.kind != "planner" or plan is None else plan.test
+    )
     means, belief = planner.belief(test)
     mean = float(belief @ means)
     k = best_k(mean) if config.schedule.k is None else config.schedule.k

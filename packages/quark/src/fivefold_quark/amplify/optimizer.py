@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from .._words import EngineName
-from .._words import EngineName
 from ..config import QuarkConfig
 from ..engine.coherent import WEAK
 from ..engine.engines.choosing import build_engine
@@ -123,7 +122,8 @@ class QuarkOptimizer:
 
         def widen(code: int) -> UInt8[ndarray, " bit"]:
             bits = oracle.register.bits(np.array([code]))
-            return bits[0] if block is None else block.widen(bits)[0]
+            found: UInt8[ndarray, " bit"] = (bits if block is None else block.widen(bits))[0]
+            return found
 
         found = Search(oracle, schedule, config, callbacks, spent, widen).run(start)
         _warn_if_weak(found)
@@ -147,7 +147,7 @@ class QuarkOptimizer:
                 spent.ledger.add(oracle.ledger)
                 bits = block.widen(block.register.bits(np.array([found.code])))[0]
                 is_first = trace.weights is None
-                is_moving = trace.take(found, bits) and not is_first or is_moving or is_first
+                is_moving |= trace.take(found, bits) or is_first
                 weights = bits if trace.weights is None else trace.weights
                 if found.stopped in ("budget", "interrupted", "target") or found.accuracy == 1.0:
                     return
@@ -198,9 +198,7 @@ def _random_weights(problem: Problem, random: np.random.Generator) -> UInt8[ndar
 def _histogram(found: Outcome, oracle: Oracle) -> dict[str, int]:
     counted = found.histogram.most_common(_CHECKED)
     bits = oracle.register.bits(np.array([code for code, _ in counted], dtype=np.int64))
-    return {
-        oracle.register.text(row): count for row, (_, count) in zip(bits, counted, strict=True)
-    }
+    return {oracle.register.text(row): count for row, (_, count) in zip(bits, counted, strict=True)}
 
 
 def _warn_if_weak(found: Outcome) -> None:

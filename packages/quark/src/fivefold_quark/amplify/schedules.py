@@ -44,9 +44,11 @@ class Schedule(Protocol):
 
 def schedule_for(config: QuarkConfig, oracle: Oracle) -> Schedule:
     """Return the schedule that the settings name."""
-    kinds = {"planner": Planned, "bbht": Growing, "fixed_k": Constant, "optimal_k": Constant}
-    made: Schedule = kinds[config.schedule.kind](config, oracle)
-    return made
+    if config.schedule.kind == "planner":
+        return Planned(config, oracle)
+    if config.schedule.kind == "bbht":
+        return Growing(config, oracle)
+    return Constant(config, oracle)
 
 
 class Theta:

@@ -20,8 +20,8 @@ from ..engine.coherent import Single
 from ..engine.ledger import Ledger
 from ..engine.optimizer import Callback, Incumbent, Progress
 from ..engine.oracle import Oracle
-from .planner import Plan
 from ..engine.racing import Verifier
+from .planner import Plan
 from .schedules import Schedule
 
 UNIFORM_DRAW = "uniform draw"

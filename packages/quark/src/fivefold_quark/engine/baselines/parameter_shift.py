@@ -128,7 +128,8 @@ class Relaxed:
         """Return the derivative of the expected accuracy, by the parameter-shift rule."""
         shifts = np.eye(len(angles)) * (math.pi / 2.0)
         values = self.values(np.concatenate([angles + shifts, angles - shifts]))
-        return (values[: len(angles)] - values[len(angles) :]) / 2.0
+        found: Float[ndarray, " bit"] = (values[: len(angles)] - values[len(angles) :]) / 2.0
+        return found
 
     def values(self, angles: Float[ndarray, "point bit"]) -> Float[ndarray, " point"]:
         """Return the expected accuracy at several points, from shots of each."""
