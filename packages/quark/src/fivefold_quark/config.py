@@ -15,7 +15,6 @@ RULES = ("best", "mode")
 VERIFICATIONS = ("racing", "full")
 LAYOUTS = ("auto", "registers", "fused")
 THETA_SOURCES = ("auto", "exact", "sampled")
-LAYOUTS = ("auto", "registers", "fused")
 PAPER_COPIES = 8
 """Data copies of the paper's preset: the source's experiments have one and two, too weak a test
 for most tasks."""

@@ -86,8 +86,6 @@ class QuarkOptimizer:
         options: dict[str, Any] = {}
         if config.engine is EngineName.GATES:
             options |= {"layout": config.layout, "seed": config.seed}
-        if config.engine is EngineName.GATES:
-            options |= {"layout": config.layout, "seed": config.seed}
         if config.noise.is_any:
             options["noise"] = config.noise
         if config.sampler:
