@@ -174,3 +174,23 @@ def test_bad_input_is_one_line_with_the_remedy(here, words, said):
 
 def test_only_quark_exports():
     assert "only Quark builds a circuit" in refusal("quantum export", "optimization=random")
+
+
+def test_a_plan_of_many_weights_is_that_of_a_block(here):
+    words = ["problem=edge_distractors", "problem.weights=30", "optimization.block_bits=10"]
+    status, record = ran(here, "quantum", "plan", *words, "hydra.run.dir=run")
+    assert status == 0
+    rows = {row["engine"]: row for row in record["rows"]}
+    assert rows["tensor"]["fits"]
+    assert rows["reduced"]["qubits"] == 11
+
+
+def test_export_writes_a_circuit_that_qiskit_reads_as_qasm(here):
+    copies = ["optimization.test.kind=replicas", "optimization.test.m=2"]
+    words = ["quantum", "export", "problem=xor", *copies, "optimization.schedule.k=1"]
+    status, record = ran(here, *words, "hydra.run.dir=run")
+    text = (here / "run" / "circuit.qasm").read_text("utf-8")
+    assert status == 0
+    assert text.startswith("OPENQASM 3")
+    assert record["figures"]["qubits"] == 10
+    assert record["figures"]["k"] == 1

@@ -182,7 +182,7 @@ def export(config: QuantumExportConfig, run: Run) -> None:
 
     problem = choose_problem(run.node("problem", ProblemConfig))
     settings: QuarkConfig = run.settings("optimization")
-    settings.seed = config.seed
+    settings.seed, settings.engine = config.seed, EngineName.GATES
     shot = planned(problem, settings)
     engine = build_engine(EngineName.GATES, problem, layout=settings.layout)
     footprint = engine.footprint(shot.test)

@@ -108,3 +108,12 @@ def blocks_of(
         block.append(int(parameter))
         used += bits
     yield tuple(sorted(block))
+
+
+def random_weights(problem: Problem, random: np.random.Generator) -> UInt8[ndarray, " bit"]:
+    """Return one setting in use, drawn parameter by parameter."""
+    drawn: list[int] = []
+    for spec in problem.register.specs:
+        code = int(random.choice(spec.codes))
+        drawn += [code >> place & 1 for place in range(spec.bits)]
+    return np.array(drawn, dtype=np.uint8)

@@ -15,11 +15,14 @@ from ..engine.coherent import WEAK, CoherentTest
 from ..engine.engines.choosing import build_engine
 from ..engine.formula import best_k, success
 from ..engine.problem import Problem
+from .blocks import Block, blocks_of, random_weights
 from .ladder import fixed, ladder
 from .planner import Plan, Planner
-from .schedules import SHOT_COST
+from .schedules import GATE_QUERIES, SHOT_COST
 
 _LOOKED_AT = 64
+_HIGH_MEAN = 0.4
+"""A mean score from which on, with k = 0 best, amplification gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,18 @@ def explain(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     Raises:
         UserError: no shot can be planned within the budget.
     """
+    warnings = []
+    if problem.register.num_bits > config.block_bits:
+        bits = problem.register.num_bits
+        warnings.append(f"{bits} weight bits train in blocks of {config.block_bits}: the first")
+        problem = _first_block(problem, config)
     plan = planned(problem, config, looked_at)
     engines = [_row(problem, name, plan.test) for name in EngineName if name is not EngineName.AUTO]
     engine = config.engine
     if engine is EngineName.AUTO:
         engine = EngineName(_auto(problem))
-    warnings = [WEAK] if plan.k == 0 and plan.mean > 0.4 else []
-    if problem.register.num_bits > config.block_bits:
-        bits = problem.register.num_bits
-        warnings.append(f"{bits} weight bits train in blocks of {config.block_bits}")
+    if plan.k == 0 and plan.mean > _HIGH_MEAN:
+        warnings.append(WEAK)
     shots = 1.0 / plan.hit if plan.hit > 0 else None
     return Explanation(plan, shots, str(engine), engines, warnings)
 
@@ -93,13 +99,16 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     """
     random = np.random.default_rng([config.seed, 10])
     register, count = problem.register, len(problem.probabilities)
-    size = min(2.0**register.num_bits, float(2**config.block_bits))
-    planner = Planner(int(size), ladder(config.test), _cost(config, count))
+    size = register.size
+    most = config.budget.model_queries
+    if config.engine is EngineName.GATES:
+        most = min(most, GATE_QUERIES)
+    planner = Planner(size, ladder(config.test), _cost(config, count))
     accuracies = _looked_at(problem, looked_at, random)
     for code, accuracy in enumerate(accuracies):
         planner.saw(-1 - code, accuracy)
     top = float(np.max(accuracies))
-    plan = planner.plan(min(top, 1.0 - 1.0 / max(count, 2)), config.budget.model_queries)
+    plan = planner.plan(min(top, 1.0 - 1.0 / max(count, 2)), most)
     if plan is not None and config.schedule.kind == "planner" and config.schedule.k is None:
         return plan
     if plan is None and config.schedule.kind == "planner":
@@ -117,6 +126,14 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     score = float(test.score(np.array([1.0]))[0])
     flag = float(success(mean, k))
     return Plan(test, k, min(flag * score / (size * mean), 1.0), flag, mean)
+
+
+def _first_block(problem: Problem, config: QuarkConfig) -> Block:
+    """Return the block that a search would begin with, the other weights at random."""
+    random = np.random.default_rng([config.seed, 6])
+    weights = random_weights(problem, random)
+    parameters = next(blocks_of(problem.register, config.block_bits, random))
+    return Block(problem, parameters, weights)
 
 
 def _cost(config: QuarkConfig, count: int) -> float:

@@ -21,7 +21,7 @@ from ..engine.ledger import Ledger
 from ..engine.optimizer import Callback, Incumbent, OptimizationResult
 from ..engine.oracle import Oracle
 from ..engine.problem import Problem
-from .blocks import Block, blocks_of
+from .blocks import Block, blocks_of, random_weights
 from .planner import Plan
 from .schedules import schedule_for
 from .search import UNIFORM_DRAW, Outcome, Search, Spent
@@ -132,7 +132,7 @@ class QuarkOptimizer:
     ) -> None:
         """Train block by block until a whole sweep improves nothing."""
         random = np.random.default_rng([self.config.seed, 6])
-        weights = _random_weights(problem, random)
+        weights = random_weights(problem, random)
         is_moving = True
         while is_moving:
             is_moving = False
@@ -143,6 +143,9 @@ class QuarkOptimizer:
                 config = replace(self.config, seed=int(random.integers(2**31)))
                 found = self._searched(oracle, config, callbacks, spent, int(start[0]), block)
                 spent.ledger.add(oracle.ledger)
+                if found.code < 0:  # interrupted before its first verification
+                    trace.stopped = found.stopped
+                    return
                 bits = block.widen(block.register.bits(np.array([found.code])))[0]
                 is_first = trace.weights is None
                 is_moving |= trace.take(found, bits) or is_first
@@ -182,15 +185,6 @@ class QuarkOptimizer:
         if source != "auto":
             return source
         return "learnt" if self.config.schedule.kind == "planner" else "sampled"
-
-
-def _random_weights(problem: Problem, random: np.random.Generator) -> UInt8[ndarray, " bit"]:
-    """Return one setting in use, drawn parameter by parameter."""
-    drawn: list[int] = []
-    for spec in problem.register.specs:
-        code = int(random.choice(spec.codes))
-        drawn += [code >> place & 1 for place in range(spec.bits)]
-    return np.array(drawn, dtype=np.uint8)
 
 
 def _histogram(found: Outcome, oracle: Oracle) -> dict[str, int]:
