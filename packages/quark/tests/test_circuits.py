@@ -19,8 +19,9 @@ from fivefold_quark.engine.problems.edge import edge3, edge8, every_pattern
 from fivefold_quark.engine.problems.images import bundled_digits, tiny
 from fivefold_quark.engine.problems.warm_ups import not_and, xor
 from fivefold_quark.engine.weights import WeightRegister
-from qiskit import QuantumCircuit, qasm3
+from qiskit import QuantumCircuit, qasm3, transpile
 from qiskit.quantum_info import Statevector
+from qiskit_aer import AerSimulator
 
 W, X = [Weight(i) for i in range(3)], [Feature(i) for i in range(3)]
 FORMULAS = {
@@ -56,6 +57,24 @@ def truth(expression, values):
             return sum(parts) >= expression.least
 
 
+def permuted(circuit, bits):
+    """Follow one basis state through gates that flip a target where all controls are 1."""
+    for gate in circuit.data:
+        assert gate.operation.name in ("x", "cx", "ccx", "mcx")
+        *controls, target = [circuit.find_bit(qubit).index for qubit in gate.qubits]
+        bits ^= all(bits >> control & 1 for control in controls) << target
+    return bits
+
+
+def final_state(circuit):
+    """Return the state vector; Aer takes gates of many controls as they are."""
+    circuit = circuit.copy()
+    circuit.save_statevector()
+    simulator = AerSimulator(method="statevector")
+    made = transpile(circuit, simulator, optimization_level=0)
+    return np.asarray(simulator.run(made).result().get_statevector())
+
+
 @pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
 def test_a_formula_is_evaluated_as_its_definition_says(formula):
     model = BooleanModel(WeightRegister.of_bits(3), 3, formula)
@@ -69,15 +88,11 @@ def test_a_formula_is_evaluated_as_its_definition_says(formula):
 def test_a_formula_as_gates_flips_its_target_and_cleans_its_ancillas(formula):
     ancillas = ancillas_of(formula, 3, 3)
     size = 7 + ancillas
+    circuit = QuantumCircuit(size)
+    Logic(circuit, range(3), range(3, 6), Scratch(range(7, size))).flip(formula, 6)
     for bits in range(128):
-        circuit = QuantumCircuit(size)
-        circuit.x([q for q in range(7) if bits >> q & 1])
-        logic = Logic(circuit, range(3), range(3, 6), Scratch(range(7, size)))
-        logic.flip(formula, 6)
         values = [bool(bits >> q & 1) for q in range(6)]
-        expected = bits ^ (bool(truth(formula, values)) << 6)
-        found = Statevector(circuit).probabilities()
-        assert found[expected] == pytest.approx(1.0, abs=1e-9)
+        assert permuted(circuit, bits) == bits ^ (bool(truth(formula, values)) << 6)
 
 
 def test_few_terms_need_no_ancilla():
@@ -94,6 +109,8 @@ def test_normal_form_is_the_function(seed):
         assert sum(state & p == p for p in products) % 2 == values[state]
 
 
+SOME = [0, 7, 56, 448, 511, 100, 300, 73, 146, 292, 273, 84]
+"""Images of edge3, some with a full line."""
 CASES = {
     "xor": (xor(), Replicas(2), "registers"),
     "xor_marked": (xor(Padding.MARK), Single(), "registers"),
@@ -102,7 +119,11 @@ CASES = {
     "xor_damped": (xor(), Damped(Single(), 0.6), "fused"),
     "not_and": (not_and(), Chebyshev(5, 0.9), "registers"),
     "angle": (Training("angle", AngleModel(2, 1), xor().train), Chebyshev(3, 0.5), "registers"),
-    "edge3": (edge3(), Chebyshev(3, 0.5), "fused"),
+    "edge3": (
+        Training("edge", edge3().model, edge3().train.take(SOME)),
+        Chebyshev(3, 0.5),
+        "fused",
+    ),
     "addressed": (Training("or", masked_or(2), xor().train.take([0, 1, 3])), Single(), "registers"),
     "addressed_marked": (
         Training("or", masked_or(2), xor().train.take([0, 1, 3]), padding=Padding.MARK),
@@ -118,7 +139,7 @@ def test_preparation_and_its_inverse_return_every_qubit_to_zero(problem, test, l
     circuit = parts.blank(unrolled)
     prepare(circuit, parts, unrolled, inverse=False)
     prepare(circuit, parts, unrolled, inverse=True)
-    assert abs(Statevector(circuit).data[0]) == pytest.approx(1.0, abs=1e-9)
+    assert abs(final_state(circuit)[0]) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("problem", "test", "layout"), CASES.values(), ids=CASES)
@@ -184,14 +205,14 @@ def test_exported_text_is_the_circuit(name):
 
 
 def test_a_threshold_over_many_copies_is_refused_with_the_way_out():
-    with pytest.raises(UserError, match="patterns of right copies.*tensor"):
+    with pytest.raises(UserError, match=r"patterns of right copies.*tensor"):
         Gates(xor()).parts_for(Replicas(8, least=4))[0].flip_good(
             QuantumCircuit(40), Replicas(8, least=4)
         )
 
 
 def test_an_unknown_layout_is_refused():
-    with pytest.raises(UserError, match="layout.*registers"):
+    with pytest.raises(UserError, match=r"layout.*registers"):
         Gates(xor(), layout="round")
 
 

@@ -23,10 +23,12 @@ ACCURACIES = np.linspace(0.0, 1.0, 41)
 def test_a_filter_is_the_scaled_chebyshev_polynomial(degree, tau):
     polynomial = [0] * degree + [1]
     test = Chebyshev(degree, tau)
-    scaled = chebval(np.sqrt(ACCURACIES / tau), polynomial) / chebval(1 / math.sqrt(tau), polynomial)
+    scaled = chebval(np.sqrt(ACCURACIES / tau), polynomial) / chebval(
+        1 / math.sqrt(tau), polynomial
+    )
     assert test.score(ACCURACIES) == pytest.approx(scaled**2, abs=1e-10)
-    assert test.score(ACCURACIES[ACCURACIES <= tau]).max() <= test.delta**2 + 1e-12
-    assert (np.diff(test.score(ACCURACIES[ACCURACIES >= tau])) >= 0).all()
+    assert test.score(ACCURACIES[tau >= ACCURACIES]).max() <= test.delta**2 + 1e-12
+    assert (np.diff(test.score(ACCURACIES[tau <= ACCURACIES])) >= 0).all()
 
 
 def test_replicas_are_powers_and_with_fewer_needed_a_binomial_tail():

@@ -282,7 +282,7 @@ def test_a_model_of_torch_modules_kind_needs_no_circuit():
     problem = Threshold()
     for name in ("analytic", "tensor", "compiled", "reduced"):
         assert errors(build_engine(name, problem), problem, Replicas(2), 2) < 1e-9
-    with pytest.raises(UserError, match="has no circuit.*engine=tensor"):
+    with pytest.raises(UserError, match=r"has no circuit.*engine=tensor"):
         build_engine("gates", problem)
 
 
@@ -301,7 +301,7 @@ def test_the_source_s_register_layout_of_tiny67_is_refused_with_its_numbers():
     problem = tiny(DIGITS, (6, 7), padding=Padding.MARK)
     engine = Gates(problem, layout="registers")
     assert engine.num_qubits(Single()) > 28
-    with pytest.raises(UserError, match="qubits / .*GiB.*fused"):
+    with pytest.raises(UserError, match=r"qubits / .*iB.*fused"):
         engine.run(Single(), 0)
     assert Gates(problem).layout == "fused"
 
@@ -309,11 +309,11 @@ def test_the_source_s_register_layout_of_tiny67_is_refused_with_its_numbers():
 def test_auto_is_tensor_as_long_as_the_table_is_of_a_size():
     assert build_engine("auto", edge8()).name == "tensor"
     big = Training("big", binary_perceptron(22), _random_samples(22, 100))
-    with pytest.raises(UserError, match="block_bits.*choose an engine"):
+    with pytest.raises(UserError, match=r"block_bits.*choose an engine"):
         build_engine("auto", big)
-    with pytest.raises(UserError, match="array|memory|GiB|worth"):
+    with pytest.raises(UserError, match=r"array|memory|GiB|worth"):
         build_engine("tensor", big).run(Single(), 1)
-    with pytest.raises(UserError, match="no such engine.*tensor"):
+    with pytest.raises(UserError, match=r"no such engine.*tensor"):
         build_engine("tenso", edge8())
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from fivefold import UserError
-from fivefold_quark import Replicas
+from fivefold_quark import Chebyshev, Replicas
 from fivefold_quark.config import NoiseConfig
 from fivefold_quark.engine.engines.gates import Gates
 from fivefold_quark.engine.noise import BASIS, Noise, guard, noise_model
@@ -45,14 +45,16 @@ def test_a_circuit_is_built_and_lowered_once():
     assert list(engine.sampler._lowered) == [("w", TWO, 1)]
 
 
-@pytest.mark.parametrize("problem", [xor(), not_and()], ids=["xor", "not_and"])
-def test_noise_pulls_the_best_weight_towards_a_coin_flip(problem):
-    ideal = float(Gates(problem).run(TWO, 1).probabilities[1, 3])
+@pytest.mark.parametrize(
+    ("problem", "test"), [(xor(), TWO), (not_and(), Chebyshev(3, 0.5))], ids=["xor", "not_and"]
+)
+def test_noise_pulls_the_best_weight_towards_a_coin_flip(problem, test):
+    ideal = float(Gates(problem).run(test, 1).probabilities[1, 3])
     found = []
     for error in (0.0, 5e-2):
         noise = Noise(depolarizing_1q=error / 10, depolarizing_2q=error)
         engine = Gates(problem, noise=noise, seed=7)
-        found.append(float(np.mean(engine.sample(TWO, 1, 400, RANDOM) == 3)))
+        found.append(float(np.mean(engine.sample(test, 1, 400, RANDOM) == 3)))
     assert found[0] == pytest.approx(ideal, abs=0.1)
     assert found[1] < found[0] - 0.05
     assert found[1] == pytest.approx(0.25, abs=0.1)
@@ -177,5 +179,5 @@ def test_what_is_no_sampler_is_refused(given, noise, said):
 def test_a_missing_runtime_names_its_extra(monkeypatch):
     for module in ("qiskit_ibm_runtime", "qiskit_ibm_runtime.executor_sampler"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match="runtime is installed.*fivefold-quark"):
+    with pytest.raises(UserError, match=r"runtime is installed.*fivefold-quark"):
         make_sampler("runtime")

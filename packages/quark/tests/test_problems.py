@@ -64,7 +64,10 @@ def test_distractors_follow_their_seed():
 
 def test_digits_are_the_patterns_of_the_source():
     """28 patterns; best 0.821, six settings within 0.02; weighted 0.975, four."""
-    for weighting, best, near in ((Weighting.UNIFORM, 0.821, 6), (Weighting.MULTIPLICITY, 0.975, 4)):
+    for weighting, best, near in (
+        (Weighting.UNIFORM, 0.821, 6),
+        (Weighting.MULTIPLICITY, 0.975, 4),
+    ):
         problem = tiny(DIGITS, (6, 7), weighting=weighting)
         accuracies = tabulate(problem).accuracies
         assert len(problem.train) == 28
@@ -163,7 +166,7 @@ def test_an_archive_of_images_is_the_same_as_the_arrays(tmp_path):
 def test_an_archive_with_pickled_objects_is_never_opened(tmp_path):
     file = tmp_path / "images.npz"
     np.savez(file, images=np.array([{}], dtype=object), labels=np.zeros(1))
-    with pytest.raises(UserError, match="cannot read images.npz"):
+    with pytest.raises(UserError, match=r"cannot read images.npz"):
         read_images(file)
 
 

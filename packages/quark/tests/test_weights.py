@@ -45,9 +45,7 @@ def test_values_of_each_alphabet():
 
 def test_codes_in_use_are_all_products_of_the_parameters_codes():
     tables = [[0, 1], [0, 1, 3], range(8), range(4)]
-    expected = sorted(
-        a | b << 1 | c << 3 | d << 6 for a, b, c, d in itertools.product(*tables)
-    )
+    expected = sorted(a | b << 1 | c << 3 | d << 6 for a, b, c, d in itertools.product(*tables))
     assert MIXED.codes().tolist() == expected
     assert MIXED.size == len(expected) == 2 * 3 * 8 * 4
 

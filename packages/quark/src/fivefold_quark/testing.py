@@ -5,6 +5,7 @@ A third party's whole test: `class TestMine(OptimizerSuite): overrides = ["optim
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -139,7 +140,7 @@ class OptimizerSuite:
         told: list[Progress] = []
         self.optimizer("optimization.seed=1").optimize(edge3(), [told.append])
         assert [p.round for p in told] == sorted(p.round for p in told)
-        assert all(a.incumbent <= b.incumbent for a, b in zip(told, told[1:], strict=False))
+        assert all(a.incumbent <= b.incumbent for a, b in itertools.pairwise(told))
         spent = [p.ledger.queries for p in told]
         assert spent == sorted(spent)
 

@@ -115,10 +115,12 @@ class Replicas:
         if self.threshold == self.m:
             powered: Floats = right**self.m
             return powered
-        counts = range(self.threshold, self.m + 1)
-        return np.sum(
-            [math.comb(self.m, j) * right**j * (1 - right) ** (self.m - j) for j in counts], axis=0
-        )
+        chances = [
+            math.comb(self.m, j) * right**j * (1 - right) ** (self.m - j)
+            for j in range(self.threshold, self.m + 1)
+        ]
+        tail: Floats = np.sum(chances, axis=0)
+        return tail
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,9 @@ class AmplitudeEstimate:
     def good(self) -> Float[ndarray, " estimate"]:
         """Whether each estimate y says "at least tau", as 1 or 0."""
         y = np.arange(2**self.t)
-        return (np.sin(math.pi * y / 2**self.t) ** 2 >= self.tau - 1e-12).astype(np.float64)
+        says = np.sin(math.pi * y / 2**self.t) ** 2 >= self.tau - 1e-12
+        good: Float[ndarray, " estimate"] = says.astype(np.float64)
+        return good
 
     def score(self, accuracy: Floats) -> Floats:
         """Return the probability that the estimate is at least tau."""
@@ -322,7 +326,8 @@ def _chebyshev(degree: int, x: Floats) -> Floats:
     """Return T_L(x) for x >= 0, for any size of it."""
     inside = np.cos(degree * np.arccos(np.minimum(x, 1.0)))
     outside = np.cosh(degree * np.arccosh(np.maximum(x, 1.0)))
-    return np.where(x <= 1.0, inside, outside)
+    found: Floats = np.where(x <= 1.0, inside, outside)
+    return found
 
 
 def _whole(value: int, least: int, name: str) -> None:

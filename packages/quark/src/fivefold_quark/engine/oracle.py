@@ -80,7 +80,8 @@ class Oracle:
         """Return the correctness of one setting on some training samples; one evaluation each."""
         self.ledger.classical_evals += len(indices)
         chosen = np.asarray(indices, dtype=np.int64)
-        return self._problem.evaluate_batch(self._bits(code), chosen)[0]
+        right: Float[ndarray, " m"] = self._problem.evaluate_batch(self._bits(code), chosen)[0]
+        return right
 
     def accuracy(self, code: int | UInt8[ndarray, " bit"]) -> float:
         """Return the training accuracy of one setting, exactly; N evaluations."""

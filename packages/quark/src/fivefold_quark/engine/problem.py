@@ -103,7 +103,10 @@ class Training:
     ) -> Float[ndarray, " n"]:
         """Return sum_i p_i C[w, i] over the training samples, or over others."""
         chosen = self.train if samples is None else samples
-        return correctness(self.model, weights, chosen) @ chosen.probabilities
+        found: Float[ndarray, " n"] = (
+            correctness(self.model, weights, chosen) @ chosen.probabilities
+        )
+        return found
 
     def test_accuracy(self, weights: UInt8[ndarray, "n bit"]) -> Float[ndarray, " n"] | None:
         """Return the accuracy on the test samples; nothing where there are none."""
@@ -125,14 +128,15 @@ class Table:
     codes: Int[ndarray, " omega"]
     """The settings in use, ascending."""
     right: ndarray
-    """C[w, i]: bool where the model is Boolean, else float64; a column each state of the register."""
+    """C[w, i]: bool where the model is Boolean, else float64; a column a state of the register."""
     probabilities: Float[ndarray, " n"]
     """p_i, pads included."""
 
     @property
     def accuracies(self) -> Float[ndarray, " omega"]:
         """acc(w) = sum_i p_i C[w, i]; a pad counts as wrong."""
-        return self.right @ self.probabilities
+        found: Float[ndarray, " omega"] = self.right @ self.probabilities
+        return found
 
     @property
     def is_boolean(self) -> bool:
@@ -170,7 +174,8 @@ def tabulate(problem: Problem) -> Table:
     if columns > count:
         weighted = np.concatenate([probabilities * count, np.zeros(columns - count)]) / columns
         weighted[count:] = 1 / columns
-    right = np.zeros((len(codes), columns), dtype=np.bool_ if is_boolean(problem) else np.float64)
+    kind = np.bool_ if is_boolean(problem) else np.float64
+    right: ndarray = np.zeros((len(codes), columns), dtype=kind)
     rows = max(TABLE_BYTES // (8 * count), 1)
     everything = np.arange(count)
     for start in range(0, len(codes), rows):

@@ -71,7 +71,7 @@ class Samples:
     @property
     def num_features(self) -> int:
         """Pixels, or other binary inputs."""
-        return self.features.shape[1]
+        return int(self.features.shape[1])
 
     @property
     def address_bits(self) -> int:

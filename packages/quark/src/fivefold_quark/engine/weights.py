@@ -49,7 +49,8 @@ class WeightSpec:
         if self.alphabet is Alphabet.BIT:
             return codes.astype(np.float64)
         if self.alphabet is Alphabet.ANGLE:
-            return 2 * math.pi * codes / 2**self.bits
+            angles: Float[ndarray, " code"] = 2 * math.pi * codes / 2**self.bits
+            return angles
         signed = np.where(codes < 2 ** (self.bits - 1), codes, codes - 2**self.bits)
         if self.alphabet is Alphabet.TERNARY:
             return np.where(signed == -2, np.nan, signed.astype(np.float64))
@@ -97,7 +98,7 @@ class WeightRegister:
     @property
     def is_full(self) -> bool:
         """Whether every code of the register is in use."""
-        return self.size == 2**self.num_bits
+        return self.size == 1 << self.num_bits
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:

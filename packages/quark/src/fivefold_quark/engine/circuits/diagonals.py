@@ -64,7 +64,7 @@ class DiagonalParts:
     def num_qubits(self, test: CoherentTest) -> int:
         """Return the size of the circuit."""
         copies = test.copies * (self.address + self.has_answer)
-        return self.num_weights + copies + test.extra_qubits
+        return int(self.num_weights + copies + test.extra_qubits)
 
     def load_weights(self, circuit: QuantumCircuit, *, inverse: bool) -> None:
         """Put all settings into superposition, or undo it."""

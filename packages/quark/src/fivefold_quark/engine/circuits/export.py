@@ -28,4 +28,4 @@ def to_qasm3(problem: Training, test: CoherentTest, k: int, layout: str = "auto"
     lowered = transpile(
         circuit, basis_gates=["cx", "ccx", "rz", "ry", "h", "x", "p", "cp"], optimization_level=0
     )
-    return qasm3.dumps(lowered)
+    return str(qasm3.dumps(lowered))

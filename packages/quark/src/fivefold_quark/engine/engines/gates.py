@@ -90,7 +90,7 @@ class Gates(AerEngine):
     def num_qubits(self, test: CoherentTest) -> int:
         """Return the qubits: weights, ancillas, a copy after another, an estimate."""
         if self.layout is Layout.REGISTERS:
-            return self._parts.blank(test).num_qubits
+            return int(self._parts.blank(test).num_qubits)
         copies = test.copies * (address_bits(self.problem) + 1)
         return self.problem.register.num_bits + copies + test.extra_qubits
 

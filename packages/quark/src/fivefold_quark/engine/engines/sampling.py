@@ -50,7 +50,8 @@ class Simulated:
 
     def distribution(self, test: CoherentTest, k: int) -> Float[ndarray, " omega"]:
         """Return P_k(w), kept from an earlier pass where one went far enough."""
-        return self._reaching(test, k).probabilities[k]
+        found: Float[ndarray, " omega"] = self._reaching(test, k).probabilities[k]
+        return found
 
     def sample(
         self, test: CoherentTest, k: int, shots: int, random: np.random.Generator
@@ -58,7 +59,8 @@ class Simulated:
         """Return the codes that shots show."""
         edges = np.cumsum(self.distribution(test, k))
         places = np.searchsorted(edges, random.random(shots) * edges[-1], side="right")
-        return self.table.codes[np.minimum(places, len(edges) - 1)]
+        shown: Int[ndarray, " shot"] = self.table.codes[np.minimum(places, len(edges) - 1)]
+        return shown
 
     def sample_flag(
         self, test: CoherentTest, k: int, shots: int, random: np.random.Generator

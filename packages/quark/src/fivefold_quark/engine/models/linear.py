@@ -36,4 +36,5 @@ class LinearModel:
         """Return the output, 0 or 1."""
         values = self.register.decode(weights)
         summed = values[:, :-1] @ features.T.astype(np.float64) + values[:, -1:]
-        return (summed > 0).astype(np.float64)
+        found: Float[ndarray, "n m"] = (summed > 0).astype(np.float64)
+        return found

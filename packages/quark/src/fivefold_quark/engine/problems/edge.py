@@ -28,7 +28,7 @@ def edge_samples() -> Samples:
     """Return all 512 images, label 1 where some full row is set (169 of them)."""
     images = every_pattern()
     full = images[:, np.array(ROWS)].all(-1).any(-1)
-    return Samples.of(images, full)
+    return Samples.of(images, np.asarray(full))
 
 
 def edge3(split_seed: int | None = None, padding: Padding = Padding.EXACT) -> Training:

@@ -127,7 +127,8 @@ def shrink(pixels: Float[ndarray, "n height width"], size: int) -> Float[ndarray
     if not np.isfinite(pixels).all():
         raise UserError("pixels that are not numbers", setting="problem.name", remedy="repair them")
     rows, columns = _blocks(pixels.shape[1], size), _blocks(pixels.shape[2], size)
-    return np.einsum("ah,nhw,bw->nab", rows, pixels, columns)
+    found: Float[ndarray, "n size size"] = np.einsum("ah,nhw,bw->nab", rows, pixels, columns)
+    return found
 
 
 def _blocks(length: int, size: int) -> Float[ndarray, "size length"]:
