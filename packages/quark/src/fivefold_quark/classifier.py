@@ -257,7 +257,8 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _patterns(self, features: ndarray) -> UInt8[ndarray, "n feature"]:
         if self.thresholds_ is not None:
-            return (features > self.thresholds_).astype(np.uint8)
+            found: UInt8[ndarray, "n feature"] = (features > self.thresholds_).astype(np.uint8)
+            return found
         if not np.isin(features, (0, 1)).all():
             raise InputError(
                 "features other than 0 and 1 cannot enter a Boolean model",
