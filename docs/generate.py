@@ -29,6 +29,14 @@ TASKS = (
 )
 TASK_OF = {"fivefold-gnnpipe": "graph"}
 """The task whose help describes the methods of a wheel; `generate` for the others."""
+    "quantum",
+    "quantum plan",
+    "quantum export",
+    "plugins",
+    "cache",
+)
+TASK_OF = {"optimization": "quantum"}
+"""The task whose help describes the methods of a hook; `generate` for the others."""
 HEAD = """# Command line
 
 This page is what `fivefold --help` prints, written by `docs/generate.py`; a test compares.
@@ -51,6 +59,7 @@ def block(text: str) -> str:
 
 def method_settings(task: str, hook: str, name: str) -> str:
     """Return the part of the help that describes one method's settings."""
+    task = TASK_OF.get(hook, "generate")
     lines = fivefold(task, "--help", f"{hook}={name}").splitlines()
     title = f" Settings of {name}:"
     if title not in lines:

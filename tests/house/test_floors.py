@@ -19,6 +19,8 @@ HEAVY = (
     "tokenizers",
     "matplotlib",
     "torch_geometric",
+    *("torch", "transformers", "jaxtyping", "numpy", "safetensors", "tokenizers", "matplotlib"),
+    *("qiskit", "qiskit_aer", "sklearn"),
 )
 BLOCK = f"import sys\nfor name in {HEAVY!r}:\n    sys.modules[name] = None\n"
 DESCRIBES = (
@@ -33,6 +35,11 @@ DESCRIBES = (
     "fivefold_lm.config",
     "fivefold_lm.groups",
     "fivefold_lm.task_configs",
+    "fivefold_quark",
+    "fivefold_quark._words",
+    "fivefold_quark.config",
+    "fivefold_quark.groups",
+    "fivefold_quark.task_configs",
     "fivefold_speculative",
     "fivefold_speculative._words",
     "fivefold_speculative.config",

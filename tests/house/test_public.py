@@ -12,6 +12,8 @@ PACKAGES = (
     "fivefold_lm",
     "fivefold_speculative",
     "fivefold_gnnpipe",
+    "fivefold_quark",
+    "fivefold_speculative",
 )
 
 

@@ -1,0 +1,1 @@
+"""Quark: search for the best weights by amplitude amplification, blind but for its measurements."""

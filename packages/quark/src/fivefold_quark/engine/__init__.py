@@ -1,0 +1,1 @@
+"""Problems, circuits, engines, counters: what optimisers of discretised models are built from."""

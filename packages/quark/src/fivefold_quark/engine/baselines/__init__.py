@@ -1,0 +1,1 @@
+"""Classical searches and gradient training on the same problems: what Quark stands beside."""

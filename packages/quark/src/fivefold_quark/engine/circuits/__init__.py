@@ -1,0 +1,1 @@
+"""Circuits: how states are prepared, models computed, and amplification put together."""

@@ -1,0 +1,1 @@
+"""Engines: each computes, in its own way, how measured weights are distributed."""
