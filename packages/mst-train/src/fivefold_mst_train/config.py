@@ -48,6 +48,9 @@ class MlpConfig:
     """Number format in which weight gradients are added up over tiles: `float32` or `param`."""
     kernel: Kernel = Kernel.AUTO
     """What multiplies activation and up projection: `auto`, `torch` or `triton`."""
+    modules: list[str] = field(default_factory=list)
+    """Modules to tile in addition, by name or by the end of it: token-wise ones that no known
+    structure finds."""
 
     def __post_init__(self) -> None:
         """Refuse a negative tile.
@@ -66,6 +69,8 @@ class HeadConfig:
     """Compute the loss chunk by chunk, without logits of the whole sequence."""
     chunk_tokens: int = 0
     """Tokens of one chunk; 0: as many as `budget` lets be."""
+    num_chunks: int = 0
+    """Chunks of a batch, in place of tokens of a chunk; 0: `chunk_tokens` decides."""
     impl: HeadImpl = HeadImpl.EAGER
     """What computes it: `eager` (ours), `torch`, `liger` or `cce`."""
     strategy: HeadStrategy = HeadStrategy.GRAD_IN_FORWARD
@@ -90,6 +95,7 @@ class HeadConfig:
             UserError: names the setting and the range.
         """
         _at_least(self.chunk_tokens, 0, "head.chunk_tokens", "a chunk of fewer than no tokens")
+        _at_least(self.num_chunks, 0, "head.num_chunks", "fewer than no chunks")
         _at_least(self.z_loss, 0, "head.z_loss", "a negative weight")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(
@@ -186,19 +192,17 @@ class FaithfulConfig:
     optimizer_in_backward: bool = False
     """Step each parameter as soon as its gradient is complete and drop the gradient."""
 
-    def as_mst(self, hidden_size: int, vocab_size: int, num_tokens: int) -> MstConfig:
+    def as_mst(self, hidden_size: int, vocab_size: int) -> MstConfig:
         """Return the same behaviour in the settings of `training=mst`.
 
         Args:
             hidden_size: d, which is the tile in tokens.
-            vocab_size: V; the head takes ceil(V/d) chunks.
-            num_tokens: tokens of a batch, N.
+            vocab_size: V; the head takes ceil(V/d) chunks of a batch.
         """
-        chunks = -(-vocab_size // hidden_size)
         return MstConfig(
             mlp=MlpConfig(tile_tokens=hidden_size, recompute=Recompute.NONE, kernel=Kernel.TORCH),
             head=HeadConfig(
-                chunk_tokens=-(-num_tokens // chunks), strategy=HeadStrategy.RECOMPUTE
+                num_chunks=-(-vocab_size // hidden_size), strategy=HeadStrategy.RECOMPUTE
             ),
             optimizer_in_backward=self.optimizer_in_backward,
         )
