@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .config import FaithfulConfig, LayerCheckpointConfig, MstConfig, PlainConfig
+    from .engine.config import DataConfig, OptimizerConfig, TrainConfig
+    from .engine.data.blocks import Batch, Blocks
+    from .engine.distill.soft_loss import divergence, soft_cross_entropy
+    from .engine.loop import Budget, Loop, Progress, Report
+    from .engine.optimizers import Optimizers
+    from .engine.reading import read_blocks
+    from .engine.training import train
     from .live_bytes import LiveBytes
     from .mst.linear_cross_entropy import linear_cross_entropy
     from .mst.patch import PatchHandle, apply_mst
@@ -16,6 +23,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "config": ("FaithfulConfig", "LayerCheckpointConfig", "MstConfig", "PlainConfig"),
+    "engine.config": ("DataConfig", "OptimizerConfig", "TrainConfig"),
+    "engine.data.blocks": ("Batch", "Blocks"),
+    "engine.distill.soft_loss": ("divergence", "soft_cross_entropy"),
+    "engine.loop": ("Budget", "Loop", "Progress", "Report"),
+    "engine.optimizers": ("Optimizers",),
+    "engine.reading": ("read_blocks",),
+    "engine.training": ("train",),
     "live_bytes": ("LiveBytes",),
     "mst.linear_cross_entropy": ("linear_cross_entropy",),
     "mst.patch": ("PatchHandle", "apply_mst"),
@@ -25,18 +39,32 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Batch",
+    "Blocks",
+    "Budget",
+    "DataConfig",
     "FaithfulConfig",
     "LayerCheckpointConfig",
     "LiveBytes",
+    "Loop",
     "MstConfig",
+    "OptimizerConfig",
+    "Optimizers",
     "PatchHandle",
     "PlainConfig",
+    "Progress",
+    "Report",
     "TokenScores",
+    "TrainConfig",
     "TrainingHandle",
     "TrainingMethod",
     "apply_mst",
+    "divergence",
     "linear_cross_entropy",
+    "read_blocks",
+    "soft_cross_entropy",
     "tiled",
+    "train",
 ]
 
 

@@ -6,6 +6,7 @@ from fivefold import Method, Task, hookimpl
 
 from ._words import Promise
 from .config import FaithfulConfig, LayerCheckpointConfig, MstConfig, PlainConfig
+from .engine.task import TRAIN
 from .task_configs import TASKS
 
 _TRAIN = frozenset({"task:train"})
@@ -55,5 +56,5 @@ def fivefold_training() -> list[Method]:
 
 @hookimpl
 def fivefold_tasks() -> list[Task]:
-    """Describe `train plan` and `train inspect`."""
-    return list(TASKS)
+    """Describe `train`, `train plan` and `train inspect`."""
+    return [TRAIN, *TASKS]
