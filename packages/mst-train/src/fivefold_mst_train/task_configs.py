@@ -10,7 +10,7 @@ from .config import one_of
 
 
 DTYPES = ("bfloat16", "float16", "float32")
-OPTIMIZERS = ("adamw", "sgd", "none")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass
@@ -45,7 +45,7 @@ class PlanConfig:
     margin: float = 0.03
     """Share of the device left free for the allocator and what counting cannot see."""
     optimizer: str = "adamw"
-    """Optimizer whose state counts: adamw, sgd or none (LoRA: next to nothing is trained)."""
+    """Optimizer whose state counts: adamw (two moments a weight) or sgd (none)."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be planned.
@@ -77,11 +77,6 @@ class PlanConfig:
 @dataclass
 class InspectConfig:
     """Say which modules of a model would be tiled, which would not, and why."""
-
-    seq_len: int = 8192
-    """Tokens of one sequence, for the tiles that would be chosen."""
-    batch_size: int = 1
-    """Sequences trained at the same time."""
 
 
 SHAPE = Group(
