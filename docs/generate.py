@@ -9,7 +9,21 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
-TASKS = ("generate", "chat", "bench", "audit", "demo", "kernels", "plugins", "cache")
+TASKS = (
+    "generate",
+    "chat",
+    "bench",
+    "audit",
+    "demo",
+    "kernels",
+    "train",
+    "train plan",
+    "train inspect",
+    "plugins",
+    "cache",
+)
+TASK_OF = {"training": "train"}
+"""The task whose help describes the methods of a hook; `generate` for the others."""
 HEAD = """# Command line
 
 This page is what `fivefold --help` prints, written by `docs/generate.py`; a test compares.
@@ -32,7 +46,8 @@ def block(text: str) -> str:
 
 def method_settings(hook: str, name: str) -> str:
     """Return the part of the help that describes one method's settings."""
-    lines = fivefold("generate", "--help", f"{hook}={name}").splitlines()
+    task = TASK_OF.get(hook, "generate")
+    lines = fivefold(task, "--help", f"{hook}={name}").splitlines()
     title = f" Settings of {name}:"
     if title not in lines:
         return ""
@@ -44,7 +59,7 @@ def page() -> str:
     """Return the page's text."""
     parts = [HEAD, block(fivefold("--help"))]
     for task in TASKS:
-        parts += [f"\n## fivefold {task}\n", block(fivefold(task, "--help"))]
+        parts += [f"\n## fivefold {task}\n", block(fivefold(*task.split(), "--help"))]
     parts.append("\n## Settings of the methods\n")
     for plugin in json.loads(fivefold("plugins", "--json"))["plugins"]:
         for method in plugin["methods"] if plugin["distribution"].startswith("fivefold") else []:

@@ -124,7 +124,8 @@ def test_every_method_and_task_has_its_page(fivefold):
             page = HOUSE / "docs" / "methods" / method["hook"] / f"{method['name']}.md"
             assert page.is_file() or plugin["name"] == "my_method", page
         for task in plugin["tasks"]:
-            assert (HOUSE / "docs" / "tasks" / f"{task['name']}.md").is_file(), task
+            page = f"{task['name'].replace(' ', '-')}.md"
+            assert (HOUSE / "docs" / "tasks" / page).is_file(), task
 
 
 def test_every_page_stands_in_the_navigation():

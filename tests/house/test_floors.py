@@ -29,6 +29,10 @@ DESCRIBES = (
     "fivefold_speculative.config",
     "fivefold_speculative.task_configs",
     "fivefold_speculative.topology",
+    "fivefold_mst_train",
+    "fivefold_mst_train._words",
+    "fivefold_mst_train.config",
+    "fivefold_mst_train.task_configs",
 )
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("fivefold", "fivefold_kernels", "fivefold_lm", "fivefold_speculative")
+PACKAGES = (
+    "fivefold",
+    "fivefold_kernels",
+    "fivefold_lm",
+    "fivefold_speculative",
+    "fivefold_mst_train",
+)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
