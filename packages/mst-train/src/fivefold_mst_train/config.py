@@ -1,11 +1,15 @@
 """Settings of the training methods, at `training.*` (imports no torch)."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
 
 from fivefold import UserError, nearest
 from fivefold_lm.offload.sizes import parse_size
 
 from ._words import AccumDtype, HeadImpl, HeadStrategy, Kernel, Offload, Recompute, Score
+
+W = TypeVar("W", bound=StrEnum)
 
 
 @dataclass
@@ -22,6 +26,14 @@ class CheckpointConfig:
     offload: Offload = Offload.NONE
     """Where those inputs wait for backward: `none` (on the device) or `cpu`."""
 
+    def __post_init__(self) -> None:
+        """Take words for what they mean.
+
+        Raises:
+            UserError: an unknown word.
+        """
+        self.offload = _word(self.offload, Offload, "checkpoint.offload")
+
 
 @dataclass
 class LayerCheckpointConfig:
@@ -29,6 +41,14 @@ class LayerCheckpointConfig:
 
     offload: Offload = Offload.NONE
     """Where the inputs of layers wait for backward: `none` (on the device) or `cpu`."""
+
+    def __post_init__(self) -> None:
+        """Take words for what they mean.
+
+        Raises:
+            UserError: an unknown word.
+        """
+        self.offload = _word(self.offload, Offload, "offload")
 
 
 @dataclass
@@ -53,11 +73,14 @@ class MlpConfig:
     structure finds."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative tile.
+        """Refuse a negative tile, and take words for what they mean.
 
         Raises:
-            UserError: `tile_tokens` is below 0.
+            UserError: `tile_tokens` is below 0, or an unknown word.
         """
+        self.recompute = _word(self.recompute, Recompute, "mlp.recompute")
+        self.accum_dtype = _word(self.accum_dtype, AccumDtype, "mlp.accum_dtype")
+        self.kernel = _word(self.kernel, Kernel, "mlp.kernel")
         _at_least(self.tile_tokens, 0, "mlp.tile_tokens", "a tile of a negative number of tokens")
 
 
@@ -89,11 +112,15 @@ class HeadConfig:
     """Weight of the squared log of the softmax's normaliser."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range.
+        """Refuse values outside their range, and take words for what they mean.
 
         Raises:
-            UserError: names the setting and the range.
+            UserError: names the setting and the range, or the words.
         """
+        self.impl = _word(self.impl, HeadImpl, "head.impl")
+        self.strategy = _word(self.strategy, HeadStrategy, "head.strategy")
+        self.accum_dtype = _word(self.accum_dtype, AccumDtype, "head.accum_dtype")
+        self.returns = [_word(each, Score, "head.returns") for each in self.returns]
         _at_least(self.chunk_tokens, 0, "head.chunk_tokens", "a chunk of fewer than no tokens")
         _at_least(self.num_chunks, 0, "head.num_chunks", "fewer than no chunks")
         _at_least(self.z_loss, 0, "head.z_loss", "a negative weight")
@@ -213,6 +240,12 @@ def _at_least(value: float, least: float, setting: str, problem: str) -> None:
         raise UserError(
             problem, setting=f"training.{setting}", value=value, remedy=f"give {least} or more"
         )
+
+
+def _word(value: str, kind: type[W], setting: str) -> W:
+    """Return the member of an enumeration that a word means; Python callers may give text."""
+    one_of(value, tuple(kind), f"training.{setting}")
+    return kind(value)
 
 
 def one_of(value: str, choices: tuple[str, ...], setting: str) -> None:

@@ -5,6 +5,7 @@ Numbers are those of sections 12 and 13 of the specification; others are tested 
 
 import pytest
 import torch
+from fivefold import UserError
 from fivefold_lm.testing import tiny_model
 from fivefold_mst_train import LiveBytes, apply_mst
 from fivefold_mst_train._words import HeadStrategy, Recompute
@@ -121,7 +122,8 @@ def test_evaluation_has_metrics_without_scores():
         with apply_mst(module, tile_tokens=8, chunk_tokens=6) as handle, LiveBytes() as counter:
             output = module(**batch, use_cache=False)
         scores = handle.scores(output, batch["shift_labels"])
-    assert output.logits is None
+    with pytest.raises(UserError, match="token_scores"):
+        output.logits.argmax(-1)
     assert counter.max_numel < logits.numel()
     wanted = (logits.argmax(-1) == batch["shift_labels"]).sum()
     assert int(scores.num_correct) == int(wanted)

@@ -390,6 +390,24 @@ print(worst_error(*found))
     assert float(done.stdout) < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_trainer_that_wants_all_scores_is_told_what_to_do(tmp_path):
+    """`compute_metrics` gets what does not exist; the loss alone is evaluated as ever."""
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": row, "labels": row} for row in BATCH["input_ids"]]
+    arguments = TrainingArguments(tmp_path, report_to=[], per_device_eval_batch_size=2)
+    with apply_mst(model(), tile_tokens=7, chunk_tokens=5) as handle:
+        metrics = Trainer(
+            handle.model, arguments, eval_dataset=rows, compute_metrics=lambda _: {"one": 1.0}
+        )
+        with pytest.raises(UserError, match="compute_metrics"):
+            metrics.evaluate()
+        found = Trainer(handle.model, arguments, eval_dataset=rows).evaluate()
+    plain = Trainer(model(), arguments, eval_dataset=rows).evaluate()
+    assert found["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
+
+
 def test_handles_can_be_pickled_around():
     """A patched model's weights are saved as any other's."""
     module = model()

@@ -123,6 +123,25 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
+class AbsentScores:
+    """Stands where an evaluated output would hold its scores: using it says what to do instead.
+
+    `Trainer` gathers scores of an evaluation where `compute_metrics` is given, and would else go on
+    without them.
+    """
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UserError(
+            "scores of the whole sequence are not made, and something wants them (compute_metrics?)",
+            setting="training.head.enabled",
+            value=True,
+            remedy="set prediction_loss_only=True and read output.token_scores (likelihood, "
+            "accuracy), or training.head.enabled=false",
+        )
+
+
 class DeferringHead:
     """Takes the head's place while a model's forward runs: it defers, and is the head otherwise."""
 

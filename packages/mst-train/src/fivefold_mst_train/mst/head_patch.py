@@ -18,7 +18,7 @@ from .._words import HeadImpl, Score
 from ..config import HeadConfig
 from .backends import backend_loss
 from .chunk_loss import Head, LinearHead, LossTerms, OpaqueHead, Transform
-from .deferred import DeferredScores, DeferringHead
+from .deferred import AbsentScores, DeferredScores, DeferringHead
 from .linear_cross_entropy import HeadOutput, chunked_loss
 from .undo import Undo
 
@@ -136,12 +136,15 @@ def _causal_forward(
 ) -> Callable[..., Any]:
     original_function = type(causal).forward
     signature = inspect.signature(original_function)
+    rest = next(
+        (each.name for each in signature.parameters.values() if each.kind is each.VAR_KEYWORD), ""
+    )
 
     @functools.wraps(original_function)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         original = before or functools.partial(type(self).forward, self)
         given = signature.bind_partial(self, *args, **kwargs).arguments
-        named = given.get("kwargs", {})
+        named = given.get(rest, {})
         labels, shifted = given.get("labels"), named.get("shift_labels", given.get("shift_labels"))
         if labels is None and shifted is None:
             return original(*args, **kwargs)
@@ -157,6 +160,8 @@ def _causal_forward(
         output.logits = None
         if as_tuple:
             return output.to_tuple()
+        if not self.training:
+            output.logits = AbsentScores()
         setattr(output, SCORES, loss.scores)
         return output
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LEAST = 1 << 12
 """Elements below which a tensor stays where it is."""
@@ -45,8 +45,10 @@ class HostStore(torch.autograd.graph.saved_tensors_hooks):
         super().__init__(self._pack, self._unpack)
 
     def _pack(self, tensor: Tensor) -> Tensor | _Held:
-        if tensor.numel() < LEAST or not tensor.is_floating_point() or tensor.is_leaf:
-            return tensor  # parameters are saved too, and stay
+        if tensor.numel() < LEAST or not tensor.is_floating_point():
+            return tensor
+        if isinstance(tensor, nn.Parameter):  # saved too, and stays
+            return tensor
         if tensor.device.type == "meta":  # planned: leaves no bytes on the device
             return _Held(tensor.new_empty(0).expand(0), tensor.device, tuple(tensor.shape))
         if tensor.device.type == "cpu":

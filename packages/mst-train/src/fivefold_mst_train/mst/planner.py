@@ -110,8 +110,8 @@ def longest_sequence(
 ) -> int:
     """Return the longest sequence whose peak fits into `room` bytes; 0: none.
 
-    The peak is convex and nearly affine in the length, so the secant through two lengths meets the
-    room after a few steps.
+    The peak rises nearly in proportion to the length, so lines through two known lengths lead to
+    the end of the room after a few steps; the length after the one that is returned was tried.
 
     Args:
         config: of the model.
@@ -121,21 +121,31 @@ def longest_sequence(
         room: bytes.
         step: to a multiple of so many tokens.
     """
+    known: dict[int, int] = {}
+
+    def over(tokens: int) -> int:
+        if tokens not in known:
+            known[tokens] = predict_peak(config, apply, batch_size, tokens, dtype).total - room
+        return known[tokens]
+
+    def crossing(low: int, high: int) -> int:
+        slope = max(1e-9, (over(high) - over(low)) / (high - low))
+        return int(low - over(low) / slope) // step * step
+
     low, high = step, 4 * step
-    peaks = {n: predict_peak(config, apply, batch_size, n, dtype).total for n in (low, high)}
-    if peaks[low] > room:
+    if over(low) > 0:
         return 0
-    for _ in range(12):
-        slope = (peaks[high] - peaks[low]) / (high - low)
-        found = int((high + (room - peaks[high]) / slope) // step * step)
-        found = max(found, low)
-        if found in peaks:
-            break
-        peaks[found] = predict_peak(config, apply, batch_size, found, dtype).total
-        ordered = sorted(peaks, key=lambda n: abs(n - found))
-        low, high = sorted(ordered[:2])
-    fitting = [n for n, peak in peaks.items() if peak <= room]
-    return max(fitting)
+    while over(high) <= 0:
+        low, high = high, max(high + step, min(crossing(low, high) + step, 8 * high))
+    while high - low > step:
+        guess = min(max(crossing(low, high), low + step), high - step)
+        if over(guess) > 0:
+            high = guess
+            continue
+        low = guess
+        if high - low > step and over(low + step) > 0:
+            high = low + step
+    return low
 
 
 def _attention(
