@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .engine.data.blocks import Batch, Blocks
     from .engine.distill.soft_loss import divergence, soft_cross_entropy
     from .engine.loop import Budget, Loop, Progress, Report
+    from .engine.modules import train_module
     from .engine.optimizers import Optimizers
     from .engine.reading import read_blocks
     from .engine.training import train
@@ -27,6 +28,7 @@ _HOMES = {
     "engine.data.blocks": ("Batch", "Blocks"),
     "engine.distill.soft_loss": ("divergence", "soft_cross_entropy"),
     "engine.loop": ("Budget", "Loop", "Progress", "Report"),
+    "engine.modules": ("train_module",),
     "engine.optimizers": ("Optimizers",),
     "engine.reading": ("read_blocks",),
     "engine.training": ("train",),
@@ -65,6 +67,7 @@ __all__ = [
     "soft_cross_entropy",
     "tiled",
     "train",
+    "train_module",
 ]
 
 
