@@ -6,96 +6,25 @@
 Forward keeps the layer's input alone. Backward makes q, k and v again tile by tile and attention
 once; then it takes the tiles of the second part (again and back at once), attention back, and the
 tiles of the first part. No norm, rotation or MLP tensor of the whole sequence exists. Extension of
-arXiv 2407.15892; a layer is its own checkpoint.
+arXiv 2407.15892; a layer is its own checkpoint. `block_patch.py` finds the layers.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .._words import AccumDtype, Offload
-from ..config import MstConfig
-from .ambient import Autocast, draws_numbers
-from .checkpointing import find_layers
-from .discovery import FoundMlp, Report, _source
+from .ambient import Autocast
 from .gated import GatedBackward, Middle
 from .offload import HostStore
 from .sums import GradientSums
-from .undo import Undo
-
-PRE_NORM = ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"]
-"""What a layer of Llama's kind calls, in order."""
-SANDWICH = [*PRE_NORM[:3], "pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"]
-"""What a layer of Gemma's kind calls."""
-_CALL = re.compile(r"= self\.(\w+)\(|, _ = self\.(\w+)\(")
-_RESIDUAL = re.compile(r"hidden_states = residual \+ hidden_states\n")
-_PROBE_TOKENS = 5
-
-
-def patch_blocks(
-    undo: Undo,
-    model: nn.Module,
-    mlps: Sequence[FoundMlp],
-    config: MstConfig,
-    tile_of: Callable[[int], int],
-    middle: Middle,
-) -> list[Report]:
-    """Tile every layer whose forward is one that is known, and say why others are left.
-
-    The first layer of each kind is compared with its own forward on a few random rows.
-    """
-    by_layer = {mlp.name.rpartition(".")[0]: mlp for mlp in mlps}
-    store = HostStore() if config.checkpoint.offload is Offload.CPU else None
-    in_float32 = config.mlp.accum_dtype is AccumDtype.FLOAT32
-    rows: list[Report] = []
-    verdicts: dict[type, str] = {}
-    for name, layer in find_layers(model):
-        mlp = by_layer.get(name)
-        if mlp is None:
-            continue
-        activation = "" if "post_feedforward_layernorm" in _calls(layer) else mlp.activation
-        tiles = BlockTiles(tile_of(mlp.width), activation, middle, in_float32, store)
-        kind = type(layer)
-        if kind not in verdicts:
-            verdicts[kind] = why_not(layer) or _differs(layer, tiles)
-        if verdicts[kind]:
-            rows.append(Report(name, "skipped", f"block tiling: {verdicts[kind]}"))
-            continue
-        before = layer.__dict__.get("forward")
-        undo.set(layer, "forward", MethodType(_layer_forward(before, tiles), layer))
-        rows.append(Report(name, "block", f"{tiles.tile} tokens a tile, all but attention itself"))
-    return rows
-
-
-def why_not(layer: nn.Module) -> str:
-    """Say why a layer cannot be tiled as a block; nothing when it can."""
-    if _calls(layer) not in (PRE_NORM, SANDWICH) or len(_RESIDUAL.findall(_source(layer))) != 2:
-        return "its forward is not one that is known"
-    attention = layer.self_attn
-    assert isinstance(attention, nn.Module)
-    projections = [name for name in _calls(attention) if name.endswith("_proj")]
-    text = _source(attention)
-    if projections != ["q_proj", "k_proj", "v_proj", "o_proj"] or "apply_rotary_pos_emb(" not in text:
-        return "its attention is not one that is known"
-    if getattr(attention, "attention_dropout", 0) or draws_numbers(layer):
-        return "it draws random numbers"
-    return ""
-
-
-def _calls(module: nn.Module) -> list[str]:
-    return [a or b for a, b in _CALL.findall(_source(module))]
 
 
 @dataclass(frozen=True)
@@ -110,17 +39,8 @@ class BlockTiles:
     in_float32: bool
     store: HostStore | None
     """Where layer inputs wait; None: on the device."""
-
-
-def _layer_forward(before: Callable[..., Any] | None, tiles: BlockTiles) -> Callable[..., Any]:
-    def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        wants_cache = kwargs.get("past_key_values") is not None or kwargs.get("use_cache")
-        if not (self.training and torch.is_grad_enabled()) or args or wants_cache:
-            original = before or functools.partial(type(self).forward, self)
-            return original(hidden_states, *args, **kwargs)
-        return tiled_block(self, hidden_states, tiles, kwargs)
-
-    return forward
+    passes_window: bool = False
+    """Whether the layer tells attention how far it may look back."""
 
 
 def tiled_block(layer: nn.Module, x: Tensor, tiles: BlockTiles, given: dict[str, Any]) -> Tensor:
@@ -212,8 +132,9 @@ class BlockCall:
         """Run attention as the layer would, [batch, token, head * dim]."""
         attention = self.layer.self_attn
         more = dict(self.given)
-        if hasattr(attention, "sliding_window"):
-            more["sliding_window"] = attention.sliding_window
+        if self.tiles.passes_window:
+            window = getattr(attention.config, "sliding_window", None)
+            more["sliding_window"] = getattr(attention, "sliding_window", window)
         if hasattr(attention, "attn_logit_softcapping"):
             more["softcap"] = attention.attn_logit_softcapping
         eager = getattr(sys.modules[_home(attention)], "eager_attention_forward", None)
@@ -371,33 +292,3 @@ def _home(attention: nn.Module) -> str:
 def _rotation(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     found: Callable[..., tuple[Tensor, Tensor]] = sys.modules[_home(attention)].apply_rotary_pos_emb
     return found
-
-
-@torch.no_grad()
-def _differs(layer: nn.Module, tiles: BlockTiles) -> str:
-    """Compare a layer's own forward with the tiled one; say so when they differ."""
-    weight = next(layer.parameters())
-    if weight.device.type == "meta":
-        return ""
-    source = torch.Generator().manual_seed(0)
-    attention: Any = layer.self_attn
-    shape = (1, _PROBE_TOKENS, attention.q_proj.in_features)
-    x = torch.randn(shape, generator=source).to(weight)
-    angles = torch.randn(1, _PROBE_TOKENS, attention.head_dim, generator=source).to(weight)
-    given = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None}
-    was_training, parameters = layer.training, inspect.signature(type(layer).forward).parameters
-    layer.eval()
-    try:
-        wanted = type(layer).forward(layer, x, **given)
-        probe = BlockTiles(2, tiles.activation, tiles.middle, tiles.in_float32, None)
-        made = BlockCall(layer, probe, given, Autocast.capture(x.device)).forward(x)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        return f"{len(parameters)} arguments: {error}".splitlines()[0]
-    finally:
-        layer.train(was_training)
-    if not isinstance(wanted, Tensor) or wanted.shape != made.shape:
-        return "it returns more than hidden states"
-    error = float((wanted.float() - made.float()).abs().max())
-    limit = 0.05 if weight.element_size() < 4 else 1e-4
-    scale = max(1.0, float(wanted.float().abs().max()))
-    return "" if error <= limit * scale else f"its result differs by {error:.1e}"

@@ -189,7 +189,7 @@ def _post_norm(parent: nn.Module | None, mlp: nn.Module) -> nn.Module | None:
     """Return the norm that the layer applies to the MLP's result and to nothing else."""
     if parent is None or getattr(parent, "mlp", None) is not mlp:
         return None
-    source = _source(parent)
+    source = source_of(parent)
     for name in POST_NORMS:
         follows = rf"(\w+) = self\.mlp\(\w+\)\s*\n\s*\w+ = self\.{name}\(\1\)"
         norm = getattr(parent, name, None)
@@ -204,14 +204,14 @@ def _hand_derivable(module: nn.Module) -> str:
     if not all(type(getattr(module, name, None)) is nn.Linear for name in names):
         return ""
     activation = getattr(module, "act_fn", None)
-    if not _GATED.search(_source(module)):
+    if not _GATED.search(source_of(module)):
         return ""
     name = _ACTIVATIONS.get(type(activation).__name__, "")
     is_tanh = getattr(activation, "approximate", "none") == "tanh"
     return "gelu_tanh" if name == "gelu" and is_tanh else name
 
 
-def _source(module: nn.Module) -> str:
+def source_of(module: nn.Module) -> str:
     """Return the code of a module's own forward, found under what transformers wraps it in."""
     try:
         return inspect.getsource(inspect.unwrap(type(module).forward))

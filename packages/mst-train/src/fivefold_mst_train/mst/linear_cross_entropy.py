@@ -29,7 +29,7 @@ from .sums import HALF, GradientSums
 class HeadOutput:
     """What the head gives in place of logits."""
 
-    loss: Float[Tensor, ""]
+    loss: Float[Tensor, "..."]
     """Sum over the labels that count, divided by their number; or [row] with `reduction=none`."""
     scores: dict[Score, Tensor] = field(default_factory=dict)
     """What was asked for of each position, in the labels' shape, without gradients."""

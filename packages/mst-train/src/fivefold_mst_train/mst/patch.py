@@ -26,7 +26,7 @@ from ..protocol import OptimizerBuilder, TokenScores
 from .agreement import agree
 from .ambient import draws_numbers
 from .backends import check_installed
-from .block import patch_blocks
+from .block_patch import patch_blocks
 from .checkpointing import enable_checkpointing
 from .discovery import FoundMlp, Report, base_causal, find_head, find_mlps, require_mlps
 from .gated import GatedBackward, Middle, choose_middle, torch_middle
