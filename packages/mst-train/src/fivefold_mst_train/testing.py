@@ -71,7 +71,8 @@ def exact_norms(model: nn.Module) -> nn.Module:
 
 def plain_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Compute the loss of a batch from logits and torch's cross entropy: the oracle."""
-    logits = model(input_ids=batch["input_ids"], use_cache=False).logits
+    given = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
+    logits = model(**given, use_cache=False).logits
     summed = F.cross_entropy(
         logits.flatten(0, 1), batch["shift_labels"].flatten(), reduction="sum", ignore_index=IGNORED
     )
