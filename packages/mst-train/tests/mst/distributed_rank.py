@@ -6,8 +6,9 @@ import torch
 import torch.distributed as dist
 from fivefold import UserError
 from fivefold_lm.testing import tiny_model
-from fivefold_mst_train import MstConfig, apply_mst
+from fivefold_mst_train import MstConfig, apply_mst, linear_cross_entropy
 from fivefold_mst_train.config import BlockConfig, HeadConfig, MlpConfig
+from fivefold_mst_train.mst.linear_cross_entropy import vocab_parallel_cross_entropy
 from fivefold_mst_train.testing import exact_norms, plain_loss, training_batch
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -159,6 +160,28 @@ def ulysses(rank):
         error = max(float((got[n] - wanted[n]).abs().max()) for n in wanted) / scale
         found[name] = max(error, abs(float(total - expected)))
         assert plain.config._attn_implementation == module.config._attn_implementation
+    return found
+
+
+def shared_vocabulary(rank):
+    """Each process holds one part of the head's rows; parts are of other sizes."""
+    source = torch.Generator().manual_seed(0)
+    hidden = torch.randn(13, 6, generator=source, dtype=torch.float64)
+    weight = torch.randn(17, 6, generator=source, dtype=torch.float64)
+    labels = torch.randint(0, 17, (13,), generator=source)
+    labels[:4] = -100
+    part = [slice(0, 10), slice(10, 17)][rank]
+    found = {}
+    for strategy in ("grad_in_forward", "recompute"):
+        h, w = hidden.clone().requires_grad_(), weight[part].clone().requires_grad_()
+        whole_h, whole_w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        terms = {"chunk_tokens": 5, "strategy": strategy, "label_smoothing": 0.1, "z_loss": 0.01}
+        vocab_parallel_cross_entropy(h, w, labels, start=part.start, vocab=17, **terms).loss.backward()
+        linear_cross_entropy(whole_h, whole_w, labels, **terms).loss.backward()
+        found[strategy] = max(
+            float((h.grad - whole_h.grad).abs().max()),
+            float((w.grad - whole_w.grad[part]).abs().max()),
+        )
     return found
 
 

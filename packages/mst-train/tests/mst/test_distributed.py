@@ -51,6 +51,12 @@ def test_ulysses_sees_the_whole_sequence(on_two):
         assert max(found.values()) < 1e-12
 
 
+def test_a_vocabulary_shared_by_processes(on_two):
+    """Section 6.8: the loss and gradients of one head that holds all of it."""
+    for found in on_two("shared_vocabulary"):
+        assert max(found.values()) < 1e-12
+
+
 def test_processes_with_other_settings_are_refused(on_two):
     """kernels-community 1000: another number of tiles, and they wait for ever."""
     for said in on_two("disagreeing"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -61,7 +62,19 @@ class OpaqueHead:
     transform: Transform | None = None
 
 
-Head = LinearHead | OpaqueHead
+class OwnHead(Protocol):
+    """A head that computes its chunks itself, as one shared by processes does."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """Its parameters, in the order in which gradients are returned."""
+        ...
+
+    loss: Callable[..., ChunkResult]
+    """As `chunk_loss`, without the head."""
+
+
+Head = LinearHead | OpaqueHead | OwnHead
 
 
 @dataclass
@@ -99,6 +112,11 @@ def chunk_loss(
         row_scale: gradient of each position's loss; None: 1.
         needs_hidden: whether the gradient of `hidden` is wanted.
     """
+    if not isinstance(head, LinearHead | OpaqueHead):
+        return head.loss(
+            hidden, labels, terms, sums,
+            wanted=wanted, row_scale=row_scale, needs_hidden=needs_hidden,
+        )  # fmt: skip
     if isinstance(head, OpaqueHead):
         return _by_autograd(head, hidden, labels, terms, sums, wanted, row_scale)
     return _by_hand(head, hidden, labels, terms, sums, wanted, row_scale, needs_hidden)

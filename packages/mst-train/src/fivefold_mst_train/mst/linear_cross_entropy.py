@@ -23,6 +23,7 @@ from .._words import HeadStrategy, Score
 from .ambient import Autocast
 from .chunk_loss import ChunkResult, Head, LinearHead, LossTerms, Transform, chunk_loss
 from .sums import HALF, GradientSums
+from .vocab_parallel import ShardedHead
 
 
 @dataclass
@@ -260,6 +261,49 @@ def linear_cross_entropy(
         num_items=num_items, chunk_tokens=chunk_tokens, terms=terms,
         strategy=HeadStrategy(strategy), in_float32=in_float32, drop_ignored=drop_ignored,
         per_token=reduction == "none",
+    )  # fmt: skip
+
+
+def vocab_parallel_cross_entropy(
+    hidden: Float[Tensor, "*rows hidden"],
+    weight: Float[Tensor, "part hidden"],
+    labels: Int[Tensor, "*rows"],
+    *,
+    start: int,
+    vocab: int,
+    group: Any = None,
+    num_items: Tensor | int | None = None,
+    chunk_tokens: int = 2048,
+    strategy: HeadStrategy = HeadStrategy.GRAD_IN_FORWARD,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    returns: Sequence[Score | str] = (),
+) -> HeadOutput:
+    """Compute the same loss where processes hold parts of the vocabulary.
+
+    Every process is given the same hidden states and labels, and cuts the same chunks; each gets
+    the whole loss, the whole gradient of `hidden` and the gradient of its own rows.
+
+    Args:
+        hidden: last hidden states.
+        weight: rows of the head that this process holds.
+        labels: shifted already; tokens of the whole vocabulary.
+        start: token of the first row.
+        vocab: tokens of the whole vocabulary.
+        group: the processes; None: all.
+        num_items: what the summed loss is divided by; None: the labels that count.
+        chunk_tokens: positions of a chunk.
+        strategy: `grad_in_forward` or `recompute`.
+        label_smoothing: share of each label spread over the vocabulary.
+        z_loss: weight of the squared log-sum-exp.
+        returns: `nll` of each position.
+    """
+    check_labels(labels.reshape(-1), vocab, -100)
+    terms = LossTerms(-100, label_smoothing, z_loss, frozenset(map(Score, returns)))
+    return chunked_loss(
+        ShardedHead(weight, start, vocab, group), hidden, labels,
+        num_items=num_items, chunk_tokens=chunk_tokens, terms=terms,
+        strategy=HeadStrategy(strategy),
     )  # fmt: skip
 
 

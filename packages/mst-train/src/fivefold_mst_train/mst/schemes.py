@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from .._words import Offload
+from .._words import Offload, Recompute
 from ..config import BlockConfig, CheckpointConfig, FaithfulConfig, MstConfig
 from .methods import FaithfulMethod, apply_layers
 from .patch import apply_mst
@@ -66,15 +66,18 @@ def schemes(config: MstConfig) -> list[Scheme]:
 
     faithful = FaithfulMethod(FaithfulConfig())
     offloaded = replace(config, checkpoint=CheckpointConfig(True, Offload.CPU))
-    block = replace(config, block=BlockConfig(True))
-    return [
+    compared = [
         Scheme("plain", lambda model: apply_layers(model, None)),
         Scheme("recompute", lambda model: apply_layers(model, Offload.NONE)),
         Scheme("mst_faithful", faithful.apply, in_backward),
         Scheme("mst", mst(config), in_backward),
         Scheme("mst+offload", mst(offloaded), in_backward),
-        Scheme("mst+block", mst(block), in_backward),
     ]
+    if config.mlp.enabled and config.checkpoint.enabled:
+        per_tile = replace(config.mlp, recompute=Recompute.PER_TILE)
+        block = replace(config, mlp=per_tile, block=BlockConfig(True))
+        compared.append(Scheme("mst+block", mst(block), in_backward))
+    return compared
 
 
 def statics(
