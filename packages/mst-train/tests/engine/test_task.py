@@ -35,7 +35,6 @@ def checked(*overrides):
         (["objective=distill"], r"somebody to learn from"),
         (["teacher=smollm2"], r"add objective=distill"),
         (["objective=distill", "teacher=smollm2", "lora.rank=4"], r"no weights to adapt"),
-        (["resume=nowhere"], r"there is no such folder \(resume=nowhere\)"),
         (["training=tiled"], r"no such training method.*mst"),
         (
             ["training=mst", "training.optimizer_in_backward=true"],
@@ -78,6 +77,7 @@ def test_settings_are_refused_with_torch_blocked():
         (["seq_len=200", "data.max_documents=1", "data=short.txt"], "tokens of data fill no block"),
         (["data=nowhere.jsonl"], "there is no such file or folder"),
         (["model=./nowhere"], "there is no such file or folder"),
+        (["resume=nowhere"], "there is no such folder (resume=nowhere)"),
         (["resume=."], "there is no checkpoint in this folder"),
     ],
 )

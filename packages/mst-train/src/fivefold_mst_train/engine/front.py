@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fivefold import Run
+from pathlib import Path
+
+from fivefold import Run, UserError
 
 from .config import Objective, TrainConfig, TrainModelConfig
 
@@ -13,6 +15,12 @@ def train(config: TrainConfig, run: Run) -> None:
     Raises:
         UserError: model, data, method, checkpoint or processes do not fit together.
     """
+    if config.resume and not Path(config.resume).expanduser().is_dir():
+        raise UserError(
+            "there is no such folder",
+            setting="resume",
+            remedy="give a checkpoint, or the folder in which checkpoints lie",
+        )
     name = run.node("model", TrainModelConfig).name
     distils = config.objective is Objective.DISTILL
     run.note(f"loading {config.teacher if distils else name}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 
 from fivefold import Group, Run, Task, UserError
 from fivefold_lm.groups import RUNTIME
@@ -83,13 +82,6 @@ def check(config: TrainConfig, run: Run) -> None:
     if config.tensorboard is When.ALWAYS:
         _need("tensorboard", "tensorboard", config.tensorboard)
     _check_steps_in_backward(config, run)
-    if config.resume and not Path(config.resume).expanduser().is_dir():
-        raise UserError(
-            "there is no such folder",
-            setting="resume",
-            value=config.resume,
-            remedy="give a checkpoint, or the folder in which checkpoints lie",
-        )
 
 
 def _check_steps_in_backward(config: TrainConfig, run: Run) -> None:
