@@ -43,14 +43,29 @@ def test_weights_are_those_of_stepping_afterwards():
 
 
 def test_state_is_restored():
-    straight, _ = train(True, steps=2)
-    module, state = train(True, steps=1)
-    again, _ = train(True, steps=1, module=module, optimizer=state)
-    name = "model.layers.0.mlp.up_proj.weight"
-    one, other = again.get_parameter(name), straight.get_parameter(name)
-    assert one.shape == other.shape
-    moments = [each["state"][0]["step"] for each in state["each"]]
-    assert all(float(step) == 1 for step in moments)
+    """The second step after it is, bit for bit, the second step without a break."""
+
+    def step(made, module, seed):
+        module(**training_batch(96, seed=seed), use_cache=False).loss.backward()
+        made.step()
+
+    config = MstConfig(**SETTINGS, optimizer_in_backward=True)
+    straight, broken = model(), model()
+    with apply_mst(straight, config) as handle:
+        made = handle.optimizer(lambda p: AdamW(p, lr=1e-2), straight.parameters())
+        step(made, straight, 0)
+        step(made, straight, 1)
+        assert made.state.keys() == set(straight.parameters())
+    with apply_mst(broken, config) as handle:
+        made = handle.optimizer(lambda p: AdamW(p, lr=1e-2), broken.parameters())
+        step(made, broken, 0)
+        state = made.state_dict()
+    with apply_mst(broken, config) as handle:
+        made = handle.optimizer(lambda p: AdamW(p, lr=1.0), broken.parameters())
+        made.load_state_dict(state)
+        step(made, broken, 1)
+    for one, other in zip(broken.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_after_revert_gradients_stay():
@@ -74,5 +89,5 @@ def test_tied_weights_are_stepped_once(tied):
     with apply_mst(module, MstConfig(**SETTINGS, optimizer_in_backward=True)) as handle:
         made = handle.optimizer(lambda p: AdamW(p, lr=1e-2), module.parameters())
         module(**training_batch(96), use_cache=False).loss.backward()
-        steps = [each["state"][0]["step"] for each in made.state_dict()["each"]]
+        steps = [each["step"] for each in made.state_dict()["state"].values()]
     assert {float(step) for step in steps} == {1.0}

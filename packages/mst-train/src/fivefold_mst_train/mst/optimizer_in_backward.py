@@ -39,17 +39,18 @@ class OptimizerInBackward(Optimizer):
         self._each = [build([parameter]) for parameter in self._parameters]
         groups = [group for each in self._each for group in each.param_groups]
         super().__init__(groups, dict(self._each[0].defaults) if self._each else {})
-        self._share_groups()
+        self._share()
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._stepping(each))
             for parameter, each in zip(self._parameters, self._each, strict=True)
         ]
 
-    def _share_groups(self) -> None:
-        """Let a schedule that sets `lr` in our groups set it where it is read."""
+    def _share(self) -> None:
+        """Let what is set in our groups (`lr`) and in our `state` be what each of them reads."""
         groups = iter(self.param_groups)
         for each in self._each:
             each.param_groups = [next(groups) for _ in each.param_groups]
+            each.state = self.state
 
     @staticmethod
     def _stepping(optimizer: Optimizer) -> Callable[[torch.Tensor], None]:
@@ -65,15 +66,10 @@ class OptimizerInBackward(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do nothing: every gradient was dropped in backward."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of all parameters, in their order."""
-        return {"each": [optimizer.state_dict() for optimizer in self._each]}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the states of all parameters back."""
-        for optimizer, state in zip(self._each, state_dict["each"], strict=True):
-            optimizer.load_state_dict(state)
-        self.param_groups = [group for each in self._each for group in each.param_groups]
+        super().load_state_dict(state_dict)
+        self._share()
 
     def remove(self) -> None:
         """Take the hooks off; gradients stay from then on."""
