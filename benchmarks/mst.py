@@ -1,4 +1,4 @@
-"""How far mini-sequences reach in the same memory, at which speed, and whether they change anything.
+"""How far mini-sequences reach in the same memory, how fast, and whether they change anything.
 
 `python benchmarks/mst.py [--quick] [--out DIR] [--device cpu|cuda]` writes `DIR/result.json`. Plain
 and checkpointing are unpatched transformers with sdpa, `use_cache=False` and its own loss, in the
@@ -7,7 +7,7 @@ parameters, gradients and optimizer state, counted operation by operation; on a 
 own figures stand beside them. Figures:
 
 - `length_over_plain`, `length_over_checkpointing`, `length_over_faithful`: the longest sequence
-  under one budget over that of plain training, of whole-layer checkpointing, and of the source's own
+  under one budget over that of plain training, of whole-layer checkpointing, of the source's own
   scheme (split without recompute by tile); the worse of two shapes: SmolLM2-135M, and two layers of
   Llama 3 8B. Rows hold every scheme and shape, block tiling on and off; which one counts for a
   shape is `counts` of its row. Lengths are found by running the step without memory and one of each

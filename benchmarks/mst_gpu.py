@@ -1,7 +1,7 @@
 """Longest sequence and speed on a GPU, beside Liger's head and torch's: rows of `mst.py`.
 
-Each length is tried in a process of its own: three steps of bfloat16 with AdamW must pass. Figures of
-the allocator are taken after two steps, when optimizer state is there.
+Each length is tried in a process of its own: three steps of bfloat16 with AdamW must pass. The
+allocator's figures are taken after two steps, when optimizer state is there.
 """
 
 from __future__ import annotations

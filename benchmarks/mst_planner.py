@@ -38,9 +38,7 @@ specification, of which its README confirms 60K and 84K)."""
 def cases() -> list[tuple[str, PretrainedConfig, Apply, int, int, torch.dtype]]:
     """Return (name, config, method, batch, tokens, dtype): nothing in the planner was fitted."""
     wide = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 768}
-    gemma = Gemma2Config(
-        vocab_size=4096, hidden_size=256, head_dim=64, num_hidden_layers=4, **wide
-    )
+    gemma = Gemma2Config(vocab_size=4096, hidden_size=256, head_dim=64, num_hidden_layers=4, **wide)
     qwen = Qwen2Config(vocab_size=8192, hidden_size=256, num_hidden_layers=5, **wide)
     small = smollm2(4)
     half = llama_slice(4)
@@ -78,11 +76,12 @@ def measure_planner(result: Result) -> None:
 
 
 def published(result: Result) -> None:
-    """Print the planner's longest sequences for the source's five models beside the source's own."""
+    """Print the planner's longest sequences for the source's five models beside its own."""
     for name in PUBLISHED:
         config = shape_config(name)
         row: dict[str, object] = {"what": "published", "model": name}
-        row |= dict(zip(("paper_vanilla", "paper_recompute", "paper_mst"), PAPER[name], strict=True))
+        said = ("paper_vanilla", "paper_recompute", "paper_mst")
+        row |= dict(zip(said, PAPER[name], strict=True))
         for words, in_backward in (("8P", False), ("6P", True)):
             fixed = statics(config, torch.bfloat16, "adamw", in_backward).total
             settings = for_device(MstConfig(optimizer_in_backward=in_backward), DEVICE)

@@ -1,4 +1,4 @@
-"""The ways of training that `mst.py` compares, on models with random weights, and how one step runs."""
+"""The ways of training that `mst.py` compares, on models with random weights, and one step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ TILE = 1024
 """Tokens of a tile and of a chunk of the head where nothing else is said."""
 
 
-def mst(tile: int = TILE, chunk: int = TILE, *, block: bool = False, offload: bool = False) -> Apply:
+def mst(
+    tile: int = TILE, chunk: int = TILE, *, block: bool = False, offload: bool = False
+) -> Apply:
     """Return what puts mini-sequences of so many tokens on a model."""
     config = MstConfig(
         mlp=MlpConfig(tile_tokens=tile),

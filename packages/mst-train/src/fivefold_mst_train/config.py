@@ -58,7 +58,7 @@ class MlpConfig:
     enabled: bool = True
     """Tile the MLPs."""
     tile_tokens: int = 0
-    """Tokens of one tile; 0: as many as `budget` lets be, all of them where tiling saves nothing."""
+    """Tokens of one tile; 0: as many as `budget` lets be, all where tiling saves nothing."""
     recompute: Recompute = Recompute.PER_TILE
     """When wide tensors are computed again: `per_tile`, or `none` (keeps those of every tile)."""
     save_first: bool = True

@@ -69,8 +69,9 @@ class TrainingHandle(Protocol):
         ...
 
     def predicted_peak(self, batch_size: int, seq_len: int) -> int | None:
-        """Return the bytes a training step is expected to take at its peak, over parameters,
-        gradients and optimizer state; None where there is no model of it.
+        """Return the bytes a training step is expected to take at its peak; None: not known.
+
+        They are counted over parameters, gradients and optimizer state.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a user may set in `train plan` and `train inspect`, and the tasks (imports nothing heavy)."""
+"""What a user may set in `train plan` and `train inspect`; the tasks (imports nothing heavy)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,6 @@ from fivefold_lm.groups import MODEL, RUNTIME
 from fivefold_lm.offload.sizes import parse_size
 
 from .config import one_of
-
 
 DTYPES = ("bfloat16", "float16", "float32")
 OPTIMIZERS = ("adamw", "sgd")
@@ -56,7 +55,8 @@ class PlanConfig:
         for name in ("seq_len", "batch_size"):
             if getattr(self, name) < 1:
                 value = getattr(self, name)
-                raise UserError("nothing to train", setting=name, value=value, remedy="give 1 or more")
+                remedy = "give 1 or more"
+                raise UserError("nothing to train", setting=name, value=value, remedy=remedy)
         if not 0 <= self.margin < 1:
             raise UserError(
                 "no share", setting="margin", value=self.margin, remedy="give 0 to less than 1"

@@ -142,7 +142,8 @@ class TrainingMethodSuite:
             for batch in batches:
                 loss = self.step(model, batch)
         wanted_loss, wanted = self.expected(batches)
-        torch.testing.assert_close(loss, wanted_loss, rtol=self.tolerance, atol=self.tolerance)
+        close = {"rtol": self.tolerance, "atol": self.tolerance}
+        torch.testing.assert_close(loss.double(), wanted_loss, **close)
         assert worst_error(gradients(model), wanted) < self.tolerance
 
     def test_loss_and_gradients_are_those_of_plain_training(self) -> None:

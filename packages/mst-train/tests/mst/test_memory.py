@@ -4,7 +4,13 @@ import pytest
 import torch
 from fivefold_mst_train import LiveBytes, apply_mst
 from fivefold_mst_train._words import Offload, Recompute
-from fivefold_mst_train.config import CheckpointConfig, FaithfulConfig, HeadConfig, MlpConfig, MstConfig
+from fivefold_mst_train.config import (
+    CheckpointConfig,
+    FaithfulConfig,
+    HeadConfig,
+    MlpConfig,
+    MstConfig,
+)
 from fivefold_mst_train.mst.methods import FaithfulMethod, apply_layers
 from fivefold_mst_train.mst.planner import predict_peak
 from torch import nn
@@ -16,8 +22,8 @@ HIDDEN, WIDTH, VOCAB, GROUPS = 64, 224, 512, 4
 def config(layers=2, width=WIDTH, vocab=VOCAB, heads=8):
     return LlamaConfig(
         vocab_size=vocab, hidden_size=HIDDEN, intermediate_size=width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads // GROUPS, max_position_embeddings=8192,
-        tie_word_embeddings=False,
+        num_attention_heads=heads, num_key_value_heads=heads // GROUPS,
+        max_position_embeddings=8192, tie_word_embeddings=False,
     )  # fmt: skip
 
 
@@ -50,10 +56,11 @@ def slope(shape, apply, few=1024, many=2048):
 def test_no_tensor_of_all_scores_or_all_widths_is_made(block):
     """Invariant 3; the head's own gradient, V x d, is smaller than N x V here."""
     tokens = 600
-    counter = step(
-        config(), tokens, lambda model: apply_mst(model, tile_tokens=64, chunk_tokens=64, block=block),
-        counter=LiveBytes(shapes=True),
-    )  # fmt: skip
+
+    def apply(model):
+        return apply_mst(model, tile_tokens=64, chunk_tokens=64, block=block)
+
+    counter = step(config(), tokens, apply, counter=LiveBytes(shapes=True))
     allowed = {(VOCAB, HIDDEN), (WIDTH, HIDDEN), (HIDDEN, WIDTH)}
     large = [shape for shape in counter.sizes if shape not in allowed]
     numel = [torch.Size(shape).numel() for shape in large]

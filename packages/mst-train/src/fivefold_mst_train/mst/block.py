@@ -138,9 +138,7 @@ class BlockCall:
         if hasattr(attention, "attn_logit_softcapping"):
             more["softcap"] = attention.attn_logit_softcapping
         eager = getattr(sys.modules[_home(attention)], "eager_attention_forward", None)
-        chosen = ALL_ATTENTION_FUNCTIONS.get_interface(
-            attention.config._attn_implementation, eager
-        )
+        chosen = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
         made, _ = chosen(
             attention, q, k, v, self.mask, dropout=0.0, scaling=attention.scaling, **more
         )

@@ -55,9 +55,7 @@ def patch_blocks(
             continue
         activation = "" if "post_feedforward_layernorm" in _calls(layer) else mlp.activation
         passes_window = "sliding_window=" in source_of(getattr(layer, "self_attn", layer))
-        tiles = BlockTiles(
-            tile_of(mlp.width), activation, middle, in_float32, store, passes_window
-        )
+        tiles = BlockTiles(tile_of(mlp.width), activation, middle, in_float32, store, passes_window)
         kind = type(layer)
         if kind not in verdicts:
             verdicts[kind] = why_not(layer) or _differs(layer, tiles)
@@ -78,7 +76,8 @@ def why_not(layer: nn.Module) -> str:
     assert isinstance(attention, nn.Module)
     text = source_of(attention)
     projections = _PROJECTION.findall(text)
-    if projections != ["q_proj", "k_proj", "v_proj", "o_proj"] or "apply_rotary_pos_emb(" not in text:
+    rotates = "apply_rotary_pos_emb(" in text
+    if projections != ["q_proj", "k_proj", "v_proj", "o_proj"] or not rotates:
         return "its attention is not one that is known"
     if getattr(attention, "attention_dropout", 0) or draws_numbers(layer):
         return "it draws random numbers"

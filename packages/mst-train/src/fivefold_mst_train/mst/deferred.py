@@ -1,7 +1,7 @@
 """Scores that are not computed yet: the hidden states, and what the model does to its scores.
 
 A causal model's own forward runs unchanged, around a head that only notes what it is asked. What
-the model does to the scores afterwards (a soft cap, a scale) is noted too and applied to each chunk.
+the model does to the scores afterwards (a soft cap, a scale) is noted too and done to each chunk.
 No model's forward is copied, so none is left behind by the next release of transformers.
 """
 
@@ -134,7 +134,7 @@ class AbsentScores:
         if name.startswith("__"):
             raise AttributeError(name)
         raise UserError(
-            "scores of the whole sequence are not made, and something wants them (compute_metrics?)",
+            "scores of the whole sequence are not made, and something wants them (compute_metrics)",
             setting="training.head.enabled",
             value=True,
             remedy="set prediction_loss_only=True and read output.token_scores (likelihood, "

@@ -139,7 +139,7 @@ def find_head(causal: nn.Module) -> tuple[str, nn.Module]:
         f"{type(causal).__name__} has no head that is known: no child is its output embedding",
         setting="training.head.enabled",
         value=True,
-        remedy="load it as a causal model (AutoModelForCausalLM), or set training.head.enabled=false",
+        remedy="load it by AutoModelForCausalLM, or set training.head.enabled=false",
     )
 
 

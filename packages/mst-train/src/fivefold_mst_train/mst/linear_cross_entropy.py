@@ -30,7 +30,7 @@ from .vocab_parallel import ShardedHead
 class HeadOutput:
     """What the head gives in place of logits."""
 
-    loss: Float[Tensor, "..."]
+    loss: Float[Tensor, "*rows"]
     """Sum over the labels that count, divided by their number; or [row] with `reduction=none`."""
     scores: dict[Score, Tensor] = field(default_factory=dict)
     """What was asked for of each position, in the labels' shape, without gradients."""

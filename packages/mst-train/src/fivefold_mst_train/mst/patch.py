@@ -254,7 +254,7 @@ def _patch_mlp(
     activation = "" if mlp.post_norm is not None else mlp.activation
     if not activation and config.mlp.kernel is Kernel.TRITON:
         raise UserError(
-            f"the Triton kernel does not fit {mlp.name}: it is for gated MLPs of plain linear layers",
+            f"the Triton kernel is for gated MLPs of plain linear layers, not for {mlp.name}",
             setting="training.mlp.kernel",
             value=config.mlp.kernel,
             remedy="set training.mlp.kernel=auto",

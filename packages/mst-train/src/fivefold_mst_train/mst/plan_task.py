@@ -61,9 +61,7 @@ def _reckoned(
     scheme: Scheme, model: PretrainedConfig, dtype: torch.dtype, config: PlanConfig, room: int
 ) -> Planned:
     try:
-        return plan(
-            scheme, model, dtype, config.optimizer, config.batch_size, config.seq_len, room
-        )
+        return plan(scheme, model, dtype, config.optimizer, config.batch_size, config.seq_len, room)
     except NotImplementedError as error:  # an operation without a shape function
         raise UserError(
             f"this model cannot be run without memory: {str(error).splitlines()[0]}",
@@ -79,7 +77,7 @@ def _memory_here() -> int:
 
 def _title(shape: ShapeConfig, config: PlanConfig, scheme: Scheme) -> str:
     return (
-        f"{shape.name}, {shape.dtype}, {config.optimizer}, {config.batch_size} × "
+        f"{shape.name}, {shape.dtype}, {config.optimizer}, {config.batch_size} x "
         f"{config.seq_len} tokens, {scheme.name}"
     )
 

@@ -1,8 +1,8 @@
 """Ulysses sequence parallelism: each process holds a part of every sequence, and all heads' share.
 
 Outside attention everything is token-wise and works on the local part. Around attention, two
-exchanges: tokens of all processes for some heads, and back. Labels are shifted before the sequence is
-cut, since a part's last token predicts the next part's first. Source: arXiv 2309.14509.
+exchanges: tokens of all processes for some heads, and back. Labels are shifted before the sequence
+is cut, since a part's last token predicts the next part's first. Source: arXiv 2309.14509.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class SequenceShards:
         batch, heads, tokens, dim = x.shape
         parts = x.reshape(batch, self.size, heads // self.size, tokens, dim)
         sent = parts.permute(1, 0, 2, 3, 4).contiguous()
-        got = _exchange(sent, self.group)  # [process of the tokens, batch, head / p, token / p, dim]
+        got = _exchange(sent, self.group)  # [process, batch, head / p, token / p, dim]
         return got.permute(1, 2, 0, 3, 4).reshape(batch, heads // self.size, -1, dim)
 
     def _to_tokens(self, x: Tensor) -> Tensor:
