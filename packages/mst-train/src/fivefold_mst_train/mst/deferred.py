@@ -123,16 +123,30 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-class AbsentScores:
+class AbsentScores(Tensor):
     """Stands where an evaluated output would hold its scores: using it says what to do instead.
 
-    `Trainer` gathers scores of an evaluation where `compute_metrics` is given, and would else go on
-    without them.
+    `Trainer` gathers scores of an evaluation where `compute_metrics` is given. What only looks (a
+    dtype, a device) may look.
     """
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):
-            raise AttributeError(name)
+    @staticmethod
+    def __new__(cls) -> AbsentScores:
+        """Make one that holds nothing."""
+        return Tensor._make_subclass(cls, torch.empty(0))
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Refuse every operation."""
+        if getattr(func, "__name__", "") == "__get__":
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
         raise UserError(
             "scores of the whole sequence are not made, and something wants them (compute_metrics)",
             setting="training.head.enabled",
@@ -140,6 +154,9 @@ class AbsentScores:
             remedy="set prediction_loss_only=True and read output.token_scores (likelihood, "
             "accuracy), or training.head.enabled=false",
         )
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return "AbsentScores()"
 
 
 class DeferringHead:
