@@ -1,6 +1,7 @@
 """A student learns a teacher's law, exactly as the formulas say, over as few words as it has."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -80,7 +81,9 @@ def test_a_new_student_shares_the_teachers_words_and_has_fewer_layers():
     assert not any("embed" in name or "lm_head" in name for name in trained)
     assert all("layers" in name or "norm" in name for name in trained)
     again = new_student(teacher, 2, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_a_student_as_deep_as_its_teacher_is_refused():
@@ -123,7 +126,7 @@ def test_a_greedy_sample_is_what_the_teacher_would_write():
     config = DistillConfig(sample_temperature=0.0)
     tokens = write_samples(teacher, made.tokenizer, begins, 15, config, 0, lambda _: None)
     firsts = [*torch.nonzero(tokens.starts).flatten().tolist(), len(tokens)]
-    rows = [tokens.ids[a:b].tolist() for a, b in zip(firsts, firsts[1:])]
+    rows = [tokens.ids[a:b].tolist() for a, b in pairwise(firsts)]
     for row in rows:
         prompt = next(each for each in begins if each == row[: len(each)])
         for place in range(len(prompt), len(row)):

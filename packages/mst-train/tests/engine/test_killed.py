@@ -62,7 +62,13 @@ def is_saving(folder):
     return saved.is_dir() and any(saved.glob(".step-00000006.tmp"))
 
 
-@pytest.mark.parametrize("ready", [wrote(5), is_saving], ids=["in_a_step", "while_saving"])
+@pytest.mark.parametrize(
+    "ready",
+    [
+        pytest.param(wrote(5), id="in_a_step"),
+        pytest.param(is_saving, id="while_saving", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_with_the_same_batches_and_losses(
     whole, train, start, tmp_path, ready
 ):

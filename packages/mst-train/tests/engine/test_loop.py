@@ -128,7 +128,7 @@ def test_perplexity_is_that_of_the_logits(model, blocks):
     summed = torch.zeros((), dtype=torch.float64)
     right = 0
     for batch in batches:
-        logits = model(input_ids=batch.input_ids, use_cache=False).logits[0]
+        logits = model(input_ids=batch.input_ids, use_cache=False).logits[0].detach()
         summed += F.cross_entropy(logits, batch.labels[0], reduction="sum")
         right += int((logits.argmax(-1) == batch.labels[0]).sum())
     assert found["perplexity"] == pytest.approx(math.exp(float(summed) / 80), rel=1e-9)
@@ -148,7 +148,9 @@ def test_the_rate_rises_then_falls_to_its_end(schedule):
 
 
 def test_cosine_is_above_linear_in_the_first_half_and_below_in_the_second():
-    line, curve = (OptimizerConfig(schedule=s, warmup=0) for s in (Schedule.LINEAR, Schedule.COSINE))
+    line, curve = (
+        OptimizerConfig(schedule=s, warmup=0) for s in (Schedule.LINEAR, Schedule.COSINE)
+    )
     assert share_of_rate(curve, 0.25) > share_of_rate(line, 0.25)
     assert share_of_rate(curve, 0.75) < share_of_rate(line, 0.75)
 

@@ -48,7 +48,9 @@ def test_everything_is_learnt_where_it_is_asked_for():
 
 def test_a_text_ends_with_the_end_of_text():
     made = tokenizer()
-    tokens = encode([Document("a", "abc"), Document("b", ""), Document("c", "de")], made, LossOn.ALL)
+    tokens = encode(
+        [Document("a", "abc"), Document("b", ""), Document("c", "de")], made, LossOn.ALL
+    )
     end = made.eos_token_id
     assert tokens.ids.tolist() == [*made("abc").input_ids, end, *made("de").input_ids, end]
     assert torch.nonzero(tokens.starts).flatten().tolist() == [0, 4]

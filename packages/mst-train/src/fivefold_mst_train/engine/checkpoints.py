@@ -16,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,11 @@ class Checkpoints:
         """
         name = f"step-{progress.step:08d}"
         draft, final = self.folder / f".{name}.tmp", self.folder / name
-        problem: UserError | None = None
-        try:
+        with self.ranks.together(), self._explained(draft):
             if self.ranks.is_first:
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir(parents=True)
+        with self.ranks.together(), self._explained(draft):
             save_model(draft)
             if self.ranks.is_first:
                 save_file(_apart(states), draft / STATE)
@@ -116,17 +117,21 @@ class Checkpoints:
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(draft, final)
                 self._drop_old()
+        return final
+
+    @contextmanager
+    def _explained(self, draft: Path) -> Iterator[None]:
+        """Make one line of what a disk says, and leave nothing half-written."""
+        try:
+            yield
         except (OSError, SafetensorError) as error:
             shutil.rmtree(draft, ignore_errors=True)
-            problem = UserError(
+            raise UserError(
                 f"the checkpoint cannot be written ({getattr(error, 'strerror', None) or error})",
                 setting="output",
                 value=self.folder,
                 remedy="make room, or give output= a folder on another disk, and resume",
-            )
-            problem.__cause__ = error
-        self.ranks.failed(problem)
-        return final
+            ) from error
 
     def _drop_old(self) -> None:
         """Remove all but the newest, and what an interrupted run left."""

@@ -154,7 +154,7 @@ class Loop(Generic[B]):
         self.optimizers.step()
         self.optimizers.zero_grad()
         loss, found = self._read(total, norm)
-        seconds = time.perf_counter() - began
+        seconds = self._shared(time.perf_counter() - began)
         self.progress = Progress(
             number + 1, self.progress.tokens + data.num_tokens, self.progress.seconds + seconds
         )
@@ -166,6 +166,14 @@ class Loop(Generic[B]):
                 "and resume from the last checkpoint",
             )
         return Report(number + 1, loss, lr, found, data.num_tokens, seconds)
+
+    def _shared(self, seconds: float) -> float:
+        """Return the mean time of all processes, so that a budget of minutes ends for all alike."""
+        if self.ranks.size == 1:
+            return seconds
+        device = self.ranks.collective_device()
+        mean = torch.tensor(seconds / self.ranks.size, dtype=torch.float32, device=device)
+        return float(self.ranks.sum(mean))
 
     def _position(self) -> float:
         """Return where in the schedule a step lies: in its middle, so that no rate is 0."""

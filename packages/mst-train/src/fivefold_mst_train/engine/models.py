@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -130,7 +131,9 @@ def add_adapters(model: TrainedModel, config: LoraConfig) -> None:
         task_type="CAUSAL_LM",
     )
     try:
-        model.adapters = peft.get_peft_model(model.module, settings)
+        with warnings.catch_warnings():  # peft asks transformers by a name that is going away
+            warnings.simplefilter("ignore", FutureWarning)
+            model.adapters = peft.get_peft_model(model.module, settings)
     except ValueError as error:
         names = {name.rpartition(".")[2] for name, part in _linear(model.module)}
         raise UserError(

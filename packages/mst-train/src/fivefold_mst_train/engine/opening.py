@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from fivefold import Run, UserError
 from fivefold_lm import RuntimeConfig, apply_runtime
 from torch import nn
@@ -46,19 +47,15 @@ def open_session(config: TrainConfig, run: Run, ranks: Ranks) -> Iterator[Sessio
     ranks.agree(nodes.shared(run))
     apply_runtime(run.node("runtime", RuntimeConfig))
     output = Path(config.output).expanduser() if config.output else run.folder
-    problem: UserError | None = None
     with ExitStack() as stack:
-        try:
-            session = _open(nodes, run, ranks, output, stack)
-        except UserError as error:
-            problem = error
-        ranks.failed(problem)
-        yield session
+        yield _open(nodes, run, ranks, output, stack)
 
 
 def _open(nodes: Nodes, run: Run, ranks: Ranks, output: Path, stack: ExitStack) -> Session:
     config = nodes.train
-    checkpoint = read_checkpoint(config.resume) if config.resume else None
+    torch.manual_seed(config.seed)  # adapters begin the same in every process
+    with ranks.together():
+        checkpoint = read_checkpoint(config.resume) if config.resume else None
     prepare = open_student if config.objective is Objective.DISTILL else _open_language
     ready = prepare(nodes, run, ranks, checkpoint, output, _say(run, ranks))
     stack.enter_context(ready.handle)
@@ -91,7 +88,7 @@ def _open(nodes: Nodes, run: Run, ranks: Ranks, output: Path, stack: ExitStack) 
         save_model=ready.save,
         evaluate=_evaluation(ready, config, ranks, sharing),
         meter=meter,
-        predicted=ready.handle.predicted_peak(config.batch_size, config.seq_len),
+        predicted=ready.predicted,
     )
     if checkpoint is not None:
         session.resume(checkpoint)
@@ -115,15 +112,16 @@ def _open_language(
     config = nodes.train
     device = ranks.device(nodes.model.device)
     whole = checkpoint.folder if checkpoint is not None and not nodes.lora.rank else None
-    model = open_model(nodes.model, device, say, whole)
-    check_length(config.seq_len, model.context_len)
-    if nodes.lora.rank:
-        add_adapters(model, nodes.lora)
-        if checkpoint is not None:
-            model.adopt_adapters(checkpoint.folder)
-    given = (nodes.data, model.tokenizer, model.vocab_size, config.seq_len)
-    split = Split.of(read_blocks(*given), nodes.data.eval_share, read_evaluation(*given))
-    say(str(split))
+    with ranks.together():
+        model = open_model(nodes.model, device, say, whole)
+        check_length(config.seq_len, model.context_len)
+        if nodes.lora.rank:
+            add_adapters(model, nodes.lora)
+            if checkpoint is not None:
+                model.adopt_adapters(checkpoint.folder)
+        given = (nodes.data, model.tokenizer, model.vocab_size, config.seq_len)
+        split = Split.of(read_blocks(*given), nodes.data.eval_share, read_evaluation(*given))
+        say(str(split))
     handle: TrainingHandle = run.build("training").apply(model.module)
     module = _together(model.module, handle, config, ranks)
     trainee = LanguageTrainee(module, handle, model.device, config.autocast)
@@ -136,6 +134,7 @@ def _open_language(
         evaluate=trainee.evaluate,
         save=lambda folder: model.save(folder, ranks),
         fingerprint=model.fingerprint if nodes.lora.rank else "",
+        predicted=handle.predicted_peak(config.batch_size, config.seq_len),
     )
 
 
@@ -206,7 +205,7 @@ def _must_stay(nodes: Nodes, ready: Prepared, size: int) -> dict[str, Any]:
         "lora.targets": list(nodes.lora.targets),
         "data": ready.split.blocks.fingerprint(),
         "held_out": len(ready.split.held_out),
-        "base": ready.fingerprint,
+        "model": ready.fingerprint,
     }
 
 

@@ -128,6 +128,8 @@ class Prepared:
     save: Callable[[Path], None]
     fingerprint: str
     """Of what training began with."""
+    predicted: int | None = None
+    """Bytes that a step is expected to take at its peak."""
 
 
 def check_length(seq_len: int, context_len: int) -> None:

@@ -62,14 +62,15 @@ class Ranks:
         if self.size == 1:
             return [text]
         device = _device_of_collectives()
-        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(device)
+        # a byte at the end, since no tensor is made of an empty buffer
+        data = torch.frombuffer(bytearray(f"{text}\n".encode()), dtype=torch.uint8).to(device)
         lengths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(self.size)]
         dist.all_gather(lengths, torch.tensor([data.numel()], device=device))
         longest = max(int(length) for length in lengths)
         rows = [torch.zeros(longest, dtype=torch.uint8, device=device) for _ in lengths]
         dist.all_gather(rows, nn.functional.pad(data, (0, longest - data.numel())))
         return [
-            bytes(row[: int(length)].tolist()).decode()
+            bytes(row[: int(length) - 1].tolist()).decode()
             for row, length in zip(rows, lengths, strict=True)
         ]
 
@@ -94,15 +95,23 @@ class Ranks:
                     remedy="start every process with the same words",
                 )
 
-    def failed(self, error: UserError | None) -> None:
-        """Let every process end with the first error that one of them met, before any waits.
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let every process end with the first error that one of them meets inside.
+
+        Nothing inside may wait for other processes: one that failed would not be there.
 
         Raises:
-            UserError: one of them met one.
+            UserError: this process met one, or another did.
         """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as met:
+            error = met
         if error is not None and self.size == 1:
             raise error
-        said = self.gather(str(error) if error else "")
+        said = self.gather(str(error) if error else "") if self.size > 1 else []
         if error is not None:
             raise error
         first = next((rank for rank, text in enumerate(said) if text), None)

@@ -77,7 +77,8 @@ def _found(config: DataConfig, name: str, setting: str) -> Iterator[Document]:
 def _austen() -> Iterator[Document]:
     """Read the six novels that come with the package."""
     folder = files(__package__) / AUSTEN
-    for novel in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    novels = [entry for entry in folder.iterdir() if entry.name.endswith(".txt")]
+    for novel in sorted(novels, key=lambda entry: entry.name):
         yield Document(f"{AUSTEN}/{novel.name}", novel.read_text("utf-8"))
 
 

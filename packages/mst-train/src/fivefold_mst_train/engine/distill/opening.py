@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fivefold import Run, UserError
 from fivefold_lm import LanguageModel, load_model
@@ -47,17 +46,23 @@ def open_student(
     config, settings = nodes.train, nodes.distill
     _refuse_shards(nodes, ranks)
     device = ranks.device(nodes.model.device)
-    teacher = load_model(nodes.model.for_loading(config.teacher, device), say)
-    taught = plain_rows(teacher.module, "teacher")
-    check_length(config.seq_len, teacher.context_len)
-    model = _student(nodes, teacher, checkpoint, device, say)
-    rows = plain_rows(model.module, "model.name")
-    _same_vocabulary(model, teacher)
-    tokens = _tokens(nodes, teacher, ranks, checkpoint, output, say)
-    words = frequent_words(tokens.ids, len(taught), settings.words)
-    blocks = Blocks(tokens, config.seq_len, nodes.data.mask_documents)
-    given = (nodes.data, teacher.tokenizer, len(taught), config.seq_len)
-    split = Split.of(blocks, nodes.data.eval_share, read_evaluation(*given))
+    with ranks.together():
+        teacher = load_model(nodes.model.for_loading(config.teacher, device), say)
+        taught = plain_rows(teacher.module, "teacher")
+        check_length(config.seq_len, teacher.context_len)
+        model = _student(nodes, teacher, checkpoint, device, say)
+        rows = plain_rows(model.module, "model.name")
+        _same_vocabulary(model, teacher)
+        tokens = read_tokens(nodes.data, teacher.tokenizer, len(taught))
+    if settings.samples:
+        with ranks.together():
+            path = _written(nodes, teacher, tokens, ranks, checkpoint, output, say)
+    with ranks.together():
+        tokens = load_samples(path) if settings.samples else tokens
+        words = frequent_words(tokens.ids, len(taught), settings.words)
+        blocks = Blocks(tokens, config.seq_len, nodes.data.mask_documents)
+        given = (nodes.data, teacher.tokenizer, len(taught), config.seq_len)
+        split = Split.of(blocks, nodes.data.eval_share, read_evaluation(*given))
     say(str(split))
     handle: TrainingHandle = run.build("training").apply(model.module)
     _refuse_sharing(handle)
@@ -111,23 +116,24 @@ def _student(
     return model
 
 
-def _tokens(
+def _written(
     nodes: Nodes,
     teacher: LanguageModel,
+    tokens: Tokens,
     ranks: Ranks,
     checkpoint: Checkpoint | None,
     output: Path,
     say: Callable[[str], None],
-) -> Tokens:
-    """Return what is read: the data, or what the teacher writes after their beginnings."""
+) -> Path:
+    """Return the file of samples; the first process writes it, unless a checkpoint has one.
+
+    Raises:
+        UserError: a prompt leaves no room for an answer.
+    """
     config, settings = nodes.train, nodes.distill
-    head: Any = teacher.module.get_output_embeddings()  # type: ignore[no-untyped-call]
-    tokens = read_tokens(nodes.data, teacher.tokenizer, len(head.weight))
-    if not settings.samples:
-        return tokens
     kept = checkpoint.folder.parents[1] / FILE if checkpoint is not None else None
     if kept is not None and kept.is_file():
-        return load_samples(kept)
+        return kept
     if settings.prompt_len >= config.seq_len:
         raise UserError(
             f"a sample of {config.seq_len} tokens has no room after its prompt",
@@ -135,16 +141,11 @@ def _tokens(
             value=settings.prompt_len,
             remedy="give fewer, or a larger seq_len",
         )
-    path = output / FILE
     if ranks.is_first:
         begins = prompts(tokens, settings, config.seed)
-        seq_len, seed = config.seq_len, config.seed
-        samples = write_samples(
-            teacher.module, teacher.tokenizer, begins, seq_len, settings, seed, say
-        )
-        save_samples(samples, path)
-    ranks.wait()
-    return load_samples(path)
+        given = (teacher.module, teacher.tokenizer, begins, config.seq_len, settings)
+        save_samples(write_samples(*given, config.seed, say), output / FILE)
+    return output / FILE
 
 
 def _same_vocabulary(model: TrainedModel, teacher: LanguageModel) -> None:

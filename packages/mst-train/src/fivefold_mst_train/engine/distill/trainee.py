@@ -51,10 +51,10 @@ class StudentTrainee:
     autocast: bool = False
 
     def __post_init__(self) -> None:
-        """Cut the teacher's rows out once: they stay as they are."""
+        """Cut out the rows that stay as they are, once."""
         self.words = self.words.to(self.device)
-        with torch.no_grad():
-            self.taught_rows = self.teacher_rows[self.words]
+        self.taught_rows = self._cut(self.teacher_rows)
+        self.kept_rows = None if self.rows.requires_grad else self._cut(self.rows)
 
     def loss(self, batch: Batch, num_labels: int, is_last: bool) -> Float[Tensor, ""]:
         """Return this process's part of the mean divergence of a step."""
@@ -99,4 +99,13 @@ class StudentTrainee:
         return hidden[chosen], taught[chosen]
 
     def _rows(self) -> Tensor:
+        """Return the student's output rows of its words."""
+        if self.kept_rows is not None:
+            return self.kept_rows
         return self.rows if len(self.words) == len(self.rows) else self.rows[self.words]
+
+    def _cut(self, rows: Tensor) -> Tensor:
+        """Return frozen rows of the words, in the format of the products."""
+        dtype = torch.bfloat16 if self.autocast else rows.dtype
+        kept = rows if len(self.words) == len(rows) else rows[self.words]
+        return kept.detach().to(dtype)
