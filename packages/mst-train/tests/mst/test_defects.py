@@ -23,7 +23,9 @@ VOCAB = 96
 
 
 def model():
-    module = tiny_model("llama", VOCAB, eos_token_id=None).module.double()
+    module = tiny_model(
+        "llama", VOCAB, eos_token_id=None, max_position_embeddings=512
+    ).module.double()
     return exact_norms(module).train()
 
 

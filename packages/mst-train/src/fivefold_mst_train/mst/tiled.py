@@ -170,6 +170,8 @@ def tiled(
     Source: arXiv 2407.15892, algorithm 1.
     """
     trainable = [each for each in parameters if each.requires_grad]
+    if len(trainable) < len(parameters):
+        by_hand = None
     flat = x.reshape(-1, x.shape[-1])
     call = TiledCall(
         function, trainable, tile, in_float32, draws_numbers, by_hand,
