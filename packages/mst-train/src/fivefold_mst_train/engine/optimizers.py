@@ -13,10 +13,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .config import OptimizerConfig, OptimizerKind, Schedule
 
-Wrap = Callable[
-    [Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], list[nn.Parameter]],
-    torch.optim.Optimizer,
-]
+Build = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""What makes an optimizer for some parameters."""
+
+Wrap = Callable[[Build, list[nn.Parameter]], torch.optim.Optimizer]
 """How a training method makes its optimizer of a builder (`TrainingHandle.optimizer`)."""
 
 
@@ -148,7 +148,7 @@ class Optimizers:
 
 def _builders(
     named: Mapping[str, nn.Parameter], config: OptimizerConfig, rate: float
-) -> list[tuple[Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], list[nn.Parameter]]]:
+) -> list[tuple[Build, list[nn.Parameter]]]:
     """Return what builds each optimizer, with its parameters."""
 
     def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -181,7 +181,8 @@ def _builders(
             value=config.name,
             remedy="set optimizer.name=adamw",
         )
-    return [(muon, matrices)] + ([(adamw, others)] if others else [])
+    found: list[tuple[Build, list[nn.Parameter]]] = [(muon, matrices)]
+    return [*found, (adamw, others)] if others else found
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from fivefold import UserError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -178,7 +178,7 @@ def without_sync(module: nn.Module, is_last: bool) -> AbstractContextManager[Non
     if isinstance(module, DistributedDataParallel) and not is_last:
         silent: AbstractContextManager[None] = module.no_sync()
         return silent
-    if hasattr(module, "set_requires_gradient_sync"):
+    if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(is_last)
     return nullcontext()
 

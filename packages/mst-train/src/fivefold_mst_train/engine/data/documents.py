@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -54,9 +55,9 @@ def documents(config: DataConfig, name: str = "", setting: str = "data.name") ->
 
 
 def _found(config: DataConfig, name: str, setting: str) -> Iterator[Document]:
-    path = Path(name).expanduser()
-    if name == AUSTEN and not path.exists():
+    if name == AUSTEN:  # a folder of that name is ./austen
         return _austen()
+    path = Path(name).expanduser()
     if path.is_dir():
         if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
             return _rows(lambda library: library.load_from_disk(str(path)), config, name, setting)
@@ -124,7 +125,7 @@ def _rows(
 ) -> Iterator[Document]:
     """Read the rows of a dataset with the library `datasets`."""
     try:
-        import datasets
+        datasets: Any = import_module("datasets")
     except ImportError as error:
         raise UserError(
             "reading this needs the package datasets",

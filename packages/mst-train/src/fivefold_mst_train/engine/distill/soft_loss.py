@@ -81,7 +81,7 @@ def divergence(
         weights: of each token.
         temperature: T.
     """
-    loss: Tensor = _Divergence.apply(
+    loss: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
         hidden, rows, teacher_hidden, teacher_rows, weights, temperature
     )
     return loss
@@ -135,7 +135,9 @@ def soft_cross_entropy(
         probs: their probabilities; 0 where a word is none of the student's.
         weights: of each token.
     """
-    loss: Tensor = _SoftCrossEntropy.apply(hidden, rows, words, probs, weights)
+    loss: Tensor = _SoftCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, rows, words, probs, weights
+    )
     return loss
 
 

@@ -65,7 +65,8 @@ def new_student(teacher: PreTrainedModel, layers: int, seed: int) -> PreTrainedM
         source = _final_norm(teacher)
         if final is not None and source is not None:
             final.copy_(0.5 * source)
-    return student.train()
+    student.train()
+    return student
 
 
 def plain_rows(model: PreTrainedModel, setting: str) -> Float[Tensor, "vocab hidden"]:

@@ -77,7 +77,8 @@ class StudentTrainee:
             ones = torch.ones(len(hidden), device=self.device)
             args = (hidden, rows, taught, self.taught_rows, ones, self.temperature)
             sums[0] += divergence(*args).double().cpu()
-            for own, other in zip(hidden.split(SLICE), taught.split(SLICE), strict=True):
+            for at in range(0, len(hidden), SLICE):
+                own, other = hidden[at : at + SLICE], taught[at : at + SLICE]
                 best = self.words[F.linear(own.to(rows.dtype), rows).argmax(-1)]
                 wanted = F.linear(other.to(self.teacher_rows.dtype), self.teacher_rows).argmax(-1)
                 sums[1] += (best == wanted).sum().cpu()
