@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mst import Case
 
 GIB = 2**30
-SMALL_TILE = 256
-"""Tokens of tile and chunk: fixed costs are what counts where the budget is small."""
+TILE, CHUNK = 512, 256
+"""Tokens of an MLP's tile and of a chunk of the head: small beside the budgets."""
 COUNTS = {
     "smollm2": {"plain": "mst+block", "checkpointing": "mst+block", "faithful": "mst+block"},
     "llama slice": {"plain": "mst+block", "checkpointing": "mst+block", "faithful": "mst"},
@@ -69,9 +69,9 @@ def schemes() -> dict[str, Apply]:
         "plain": plain,
         "checkpointing": checkpointed,
         "faithful": faithful,
-        "mst": mst(SMALL_TILE, SMALL_TILE),
-        "mst+block": mst(SMALL_TILE, SMALL_TILE, block=True),
-        "mst+offload": mst(SMALL_TILE, SMALL_TILE, offload=True),
+        "mst": mst(TILE, CHUNK),
+        "mst+block": mst(TILE, CHUNK, block=True),
+        "mst+offload": mst(TILE, CHUNK, offload=True),
     }
 
 
