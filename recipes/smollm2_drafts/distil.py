@@ -1,25 +1,25 @@
-"""Distillation: the corpus in batches, the loss over the kept words, a layer, the optimiser."""
+"""Distillation: the corpus in batches, step by step; a layer; the optimiser's settings.
 
+The loop, the loss and the checkpoints are `fivefold_mst_train`'s.
+"""
+
+import itertools
 import json
-import logging
-import math
 import random
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from check import EXCLUDED
+from fivefold_mst_train import OptimizerConfig
+from fivefold_mst_train.engine.config import OptimizerKind, Schedule
 from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from text import Role
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
-
-logger = logging.getLogger("distil")
 
 ROLE_WEIGHTS = {Role.GIVEN: 0.0, Role.USER: 0.3, Role.GREEDY: 1.0, Role.SAMPLED: 0.7}
 """Weight of the loss by the role of the token that is predicted."""
@@ -112,10 +112,8 @@ class Corpus:
         self.word_of[vocab_ids] = torch.arange(vocab_ids.numel())
         self.coverage = float(self.counts[vocab_ids].sum() / self.counts.sum())
 
-    def batches(
-        self, rows: list[int], budget: int, rng: random.Random, device: str
-    ) -> Iterator[Batch]:
-        """Yield every row once, rows of similar length together, at most `budget` tokens each."""
+    def groups(self, rows: list[int], budget: int, rng: random.Random) -> list[list[int]]:
+        """Return every row once, rows of similar length together, at most `budget` tokens each."""
         jitter = {row: self.lengths[row] + rng.random() * 24 for row in rows}
         groups: list[list[int]] = [[]]
         for row in sorted(rows, key=lambda row: -jitter[row]):
@@ -124,8 +122,11 @@ class Corpus:
                 groups.append([])
             groups[-1].append(row)
         rng.shuffle(groups)
-        for group in groups:
-            yield self.batch(group, device)
+        return [group for group in groups if group]
+
+    def held_out(self, rows: list[int], budget: int, device: str) -> list[Batch]:
+        """Return the given rows as batches, in the same order every time."""
+        return [self.batch(group, device) for group in self.groups(rows, budget, random.Random(0))]
 
     def batch(self, rows: list[int], device: str) -> Batch:
         """Return the given rows, padded."""
@@ -147,64 +148,57 @@ class Corpus:
         )
 
 
-class SoftLoss(torch.autograd.Function):
-    """Cross entropy between the target's likeliest words and the draft's law over its own words.
+@dataclass(frozen=True)
+class OneBatch:
+    """What one step trains on."""
 
-    loss = sum over tokens, weight * (mass * logsumexp(z) - sum_k p_k z_k),   z = rows @ hidden
-    gradient of z = weight * (mass * softmax(z) - p),   mass = sum_k p_k
-
-    The gradient is computed in the forward pass, a slice of tokens at a time, so that the logits
-    of all tokens never exist at once.
-    """
-
-    SLICE = 256
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, rows: Tensor, words: Tensor, probs: Tensor, weights: Tensor
-    ) -> Tensor:
-        """Return the summed loss; tensors as in `soft_loss`."""
-        gradient = torch.empty_like(hidden)
-        total = torch.zeros((), device=hidden.device)
-        for at in range(0, hidden.shape[0], SoftLoss.SLICE):
-            part = slice(at, at + SoftLoss.SLICE)
-            law = F.linear(hidden[part].to(rows.dtype), rows)
-            mass, top = probs[part].sum(1), law.amax(1, keepdim=True)
-            fit = (probs[part] * (law.gather(1, words[part]) - top)).sum(1)
-            whole = law.sub_(top).exp_().sum(1, dtype=torch.float32)
-            total += (weights[part] * (mass * whole.log() - fit)).sum()
-            law.mul_((weights[part] * mass / whole).unsqueeze(1).to(law.dtype))
-            pull = -probs[part] * weights[part].unsqueeze(1)
-            law.scatter_add_(1, words[part], pull.to(law.dtype))
-            gradient[part] = (law @ rows).to(hidden.dtype)
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the stored gradient."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None, None
+    batches: list[Batch]
+    num_labels: int
+    num_tokens: int
 
 
-def soft_loss(
-    hidden: Float[Tensor, "token hidden"],
-    rows: Float[Tensor, "word hidden"],
-    words: Int[Tensor, "token kept"],
-    probs: Float[Tensor, "token kept"],
-    weights: Float[Tensor, " token"],
-) -> Float[Tensor, ""]:
-    """Return the summed cross entropy (`SoftLoss`).
+class Walk:
+    """The training rows of a corpus, epoch after epoch: the same step gives the same batch.
 
     Args:
-        hidden: the draft's last hidden states.
-        rows: the target's output rows of the draft's words.
-        words: the target's likeliest words.
-        probs: their probabilities.
-        weights: weight of each token.
+        corpus: the corpus.
+        budget: most tokens of a batch.
+        device: where batches go.
     """
-    loss: Tensor = SoftLoss.apply(hidden, rows, words, probs, weights)
-    return loss
+
+    SEED = 1000
+
+    def __init__(self, corpus: Corpus, budget: int, device: str) -> None:
+        self.corpus, self.budget, self.device = corpus, budget, device
+        self.epochs: list[list[list[int]]] = []
+
+    def step(self, step: int) -> OneBatch:
+        """Return the data of a step, counted from 0."""
+        assert self.corpus.train_rows, "nothing to train on"
+        before = 0
+        for epoch in itertools.count():
+            if epoch == len(self.epochs):
+                rng = random.Random(self.SEED + epoch)
+                rows = self.corpus.train_rows
+                self.epochs.append(self.corpus.groups(rows, self.budget, rng))
+            if step < before + len(self.epochs[epoch]):
+                break
+            before += len(self.epochs[epoch])
+        batch = self.corpus.batch(self.epochs[epoch][step - before], self.device)
+        return OneBatch([batch], batch.num_tokens, batch.num_tokens)
+
+
+def optimizer(rate: float) -> OptimizerConfig:
+    """Return Muon for matrices, AdamW for vectors, a short warm-up, the rate run out to zero."""
+    return OptimizerConfig(
+        name=OptimizerKind.MUON,
+        lr=rate,
+        weight_decay=0.05,
+        beta2=0.98,
+        clip=0.0,
+        schedule=Schedule.COSINE,
+        warmup=0.03,
+    )
 
 
 def attend(
@@ -289,113 +283,6 @@ def rotary(model: LlamaModel, width: int, first: int) -> tuple[Tensor, Tensor]:
     positions = torch.arange(first, first + width, device=model.norm.weight.device)
     cos, sin = model.rotary_emb(model.norm.weight, positions.unsqueeze(0))
     return cos.unsqueeze(1), sin.unsqueeze(1)
-
-
-class Trainer:
-    """Train a draft for a while: Muon for matrices, AdamW for vectors, the rate run out to zero.
-
-    Args:
-        draft: module to train; parameters that need no gradient stay as they are.
-        loss: loss of a batch, divided by its weight.
-        seconds: time budget; the learning rate follows the time spent.
-        rate: peak learning rate of the matrices (Muon, matched to AdamW's root mean square).
-        checkpoint: file of the state, written regularly and read at the start.
-    """
-
-    WARM_UP = 0.03
-    SAVE_EVERY = 120.0
-    LOG_EVERY = 20
-
-    def __init__(
-        self,
-        draft: nn.Module,
-        loss: Callable[[Batch], Tensor],
-        seconds: float,
-        rate: float,
-        checkpoint: Path,
-    ) -> None:
-        self.draft, self.loss, self.checkpoint = draft, loss, checkpoint
-        self.seconds, self.spent, self.tokens_seen, self.step = seconds, 0.0, 0, 0
-        trained = [p for p in draft.parameters() if p.requires_grad]
-        matrices = [p for p in trained if p.ndim == 2]
-        vectors = [p for p in trained if p.ndim == 1]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(vectors, lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
-        ]
-        self.rate = rate
-        if checkpoint.exists():
-            self.restore()
-
-    def restore(self) -> None:
-        """Go on from the checkpoint."""
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.draft.load_state_dict(state["draft"], strict=False)
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.spent, self.step = state["spent"], state["step"]
-        self.tokens_seen = state["tokens_seen"]
-        logger.info("resumed at step %d, %.0f s", self.step, self.spent)
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        trained = {name for name, p in self.draft.named_parameters() if p.requires_grad}
-        weights = self.draft.state_dict()
-        state = {
-            "draft": {name: weights[name] for name in trained},
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "spent": self.spent,
-            "step": self.step,
-            "tokens_seen": self.tokens_seen,
-        }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.rename(self.checkpoint)
-
-    def schedule(self) -> float:
-        """Return the share of the peak rate: a short warm-up, then a half cosine to zero."""
-        done = min(1.0, self.spent / self.seconds)
-        if done < self.WARM_UP:
-            return max(0.02, done / self.WARM_UP)
-        return 0.5 + 0.5 * math.cos(math.pi * (done - self.WARM_UP) / (1 - self.WARM_UP))
-
-    def run(self, epoch: Callable[[random.Random], Iterator[Batch]]) -> None:
-        """Train until the time is spent.
-
-        Args:
-            epoch: yields the corpus once, in a random order.
-        """
-        rng = random.Random(1000 + self.step)
-        clock = saved = time.monotonic()
-        total, steps = 0.0, 0
-        while self.spent < self.seconds:
-            for batch in epoch(rng):
-                for optimiser in self.optimisers:
-                    optimiser.param_groups[0]["lr"] = self.rate * self.schedule()
-                    optimiser.zero_grad(set_to_none=True)
-                loss = self.loss(batch)
-                loss.backward()
-                for optimiser in self.optimisers:
-                    optimiser.step()
-                now = time.monotonic()
-                self.spent, clock = self.spent + now - clock, now
-                self.step, self.tokens_seen = self.step + 1, self.tokens_seen + batch.num_tokens
-                total, steps = total + float(loss.detach()), steps + 1
-                if self.step % self.LOG_EVERY == 0:
-                    logger.info(
-                        "step %d, %.0f s, %d tokens, loss %.3f",
-                        self.step,
-                        self.spent,
-                        self.tokens_seen,
-                        total / steps,
-                    )
-                    total, steps = 0.0, 0
-                if now - saved > self.SAVE_EVERY:
-                    self.save()
-                    saved = now
-                if self.spent >= self.seconds:
-                    break
-        self.save()
 
 
 def llama_fields(config: Any, num_layers: int) -> dict[str, Any]:

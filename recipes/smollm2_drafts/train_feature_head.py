@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import random
 from pathlib import Path
 
 import torch
@@ -11,13 +10,14 @@ from distil import (
     TARGET,
     Batch,
     Corpus,
-    Trainer,
+    Walk,
     llama_fields,
     norm,
+    optimizer,
     rotary,
     run_layer,
-    soft_loss,
 )
+from fivefold_mst_train import Budget, soft_cross_entropy, train_module
 from fivefold_speculative.drafts.feature_head import (
     KIND,
     FeatureHead,
@@ -98,7 +98,7 @@ class Unrolled(nn.Module):
             weights = batch.weights[:, 1 + step :]
             chosen = weights > 0
             part = (batch.words[:, 1 + step :][chosen], batch.probs[:, 1 + step :][chosen])
-            summed = soft_loss(hidden[:, step:][chosen], self.rows, *part, weights[chosen])
+            summed = soft_cross_entropy(hidden[:, step:][chosen], self.rows, *part, weights[chosen])
             total = total + STEP_DECAY**step * summed / weights.sum()
         return total
 
@@ -183,21 +183,18 @@ def main() -> None:
     if options.start:
         unrolled.fold(inverse=True)
 
-    def loss(batch: Batch) -> Tensor:
-        is_late = trainer.spent >= LATE * trainer.seconds
-        return unrolled.loss(batch, options.steps if is_late else max(1, options.steps - 1))
+    def loss(batch: Batch, done: float) -> Tensor:
+        return unrolled.loss(batch, options.steps if done >= LATE else max(1, options.steps - 1))
 
-    trainer = Trainer(
+    progress = train_module(
         unrolled,
         loss,
-        options.minutes * 60,
-        options.rate,
-        options.out.with_suffix(".checkpoint"),
+        Walk(corpus, options.budget, options.device),
+        optimizer(options.rate),
+        Budget(minutes=options.minutes),
+        options.out.with_suffix(".checkpoints"),
     )
-    trainer.run(lambda rng: corpus.batches(corpus.train_rows, options.budget, rng, options.device))
-    held_out = list(
-        corpus.batches(corpus.held_out_rows, options.budget, random.Random(0), options.device)
-    )
+    held_out = corpus.held_out(corpus.held_out_rows, options.budget, options.device)
     agreement = unrolled.agreement(held_out, 5)
     logging.info("greedy agreement by depth: %s", " ".join(f"{x:.3f}" for x in agreement))
     unrolled.fold()
@@ -206,7 +203,7 @@ def main() -> None:
         target=TARGET,
         config=llama_fields(head.model.config, num_layers=1),
         vocab_size=head.vocab_ids.numel(),
-        tokens_seen=seen_before + trainer.tokens_seen,
+        tokens_seen=seen_before + progress.tokens,
         recipe="recipes/smollm2_drafts",
         data=DATA,
         measured={f"agreement_{depth}": round(x, 4) for depth, x in enumerate(agreement, 1)},

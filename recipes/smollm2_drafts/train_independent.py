@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import random
 from pathlib import Path
 
 import torch
@@ -11,13 +10,14 @@ from distil import (
     TARGET,
     Batch,
     Corpus,
-    Trainer,
+    Walk,
     llama_fields,
     norm,
+    optimizer,
     rotary,
     run_layer,
-    soft_loss,
 )
+from fivefold_mst_train import Budget, soft_cross_entropy, train_module
 from fivefold_speculative.drafts.independent import (
     KIND,
     IndependentDraft,
@@ -56,12 +56,13 @@ class Learner(nn.Module):
                 hidden = run_layer(layer, hidden, turn, [])
             return norm(hidden, model.norm)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch."""
+    def loss(self, batch: Batch, done: float = 0.0) -> Tensor:
+        """Return the mean loss of a batch; it is the same at every share of the run."""
         chosen = batch.weights > 0
         weights = batch.weights[chosen]
         hidden = self.hidden(batch.tokens)[chosen]
-        summed = soft_loss(hidden, self.rows, batch.words[chosen], batch.probs[chosen], weights)
+        words, probs = batch.words[chosen], batch.probs[chosen]
+        summed = soft_cross_entropy(hidden, self.rows, words, probs, weights)
         return summed / weights.sum()
 
     @torch.inference_mode()
@@ -118,20 +119,23 @@ def main() -> None:
     else:
         draft, seen_before = new_draft(target, corpus, options.layers), 0
     learner = Learner(draft)
-    checkpoint = options.out.with_suffix(".checkpoint")
-    trainer = Trainer(learner, learner.loss, options.minutes * 60, options.rate, checkpoint)
-    trainer.run(lambda rng: corpus.batches(corpus.train_rows, options.budget, rng, options.device))
-    held_out = corpus.batches(
-        corpus.held_out_rows, options.budget, random.Random(0), options.device
+    progress = train_module(
+        learner,
+        learner.loss,
+        Walk(corpus, options.budget, options.device),
+        optimizer(options.rate),
+        Budget(minutes=options.minutes),
+        options.out.with_suffix(".checkpoints"),
     )
-    agreement = learner.agreement(list(held_out))
+    held_out = corpus.held_out(corpus.held_out_rows, options.budget, options.device)
+    agreement = learner.agreement(held_out)
     logging.info("greedy agreement: %.3f", agreement)
     card = DraftCard(
         kind=KIND,
         target=TARGET,
         config=llama_fields(draft.model.config, draft.model.config.num_hidden_layers),
         vocab_size=draft.vocab_ids.numel(),
-        tokens_seen=seen_before + trainer.tokens_seen,
+        tokens_seen=seen_before + progress.tokens,
         recipe="recipes/smollm2_drafts",
         data=DATA,
         measured={"agreement_1": round(agreement, 4)},

@@ -10,12 +10,12 @@ failed. Merged, the two trees hold more of what the target writes than one of tw
 import argparse
 import json
 import logging
-import random
 from pathlib import Path
 
 import loop  # noqa: F401 - before the modules of the loop
 import torch
-from distil import DATA, TARGET, Corpus, Trainer, llama_fields
+from distil import DATA, TARGET, Corpus, Walk, llama_fields, optimizer
+from fivefold_mst_train import Budget, train_module
 from fivefold_speculative.drafts.independent import (
     KIND,
     IndependentDraft,
@@ -78,17 +78,21 @@ def tune(
         figure: what to call its agreement with the held-out samples in the file's card.
     """
     learner = Learner(draft)
-    trainer = Trainer(
-        learner, learner.loss, options.minutes * 60, options.rate, out.with_suffix(".checkpoint")
+    progress = train_module(
+        learner,
+        learner.loss,
+        Walk(corpus, options.budget, options.device),
+        optimizer(options.rate),
+        Budget(minutes=options.minutes),
+        out.with_suffix(".checkpoints"),
     )
-    trainer.run(lambda rng: corpus.batches(corpus.train_rows, options.budget, rng, options.device))
     before = read_card(options.start).tokens_seen if options.start else 0
     card = DraftCard(
         kind=KIND,
         target=TARGET,
         config=llama_fields(draft.model.config, draft.model.config.num_hidden_layers),
         vocab_size=draft.vocab_ids.numel(),
-        tokens_seen=before + trainer.tokens_seen,
+        tokens_seen=before + progress.tokens,
         recipe="recipes/specinfer_boost",
         data=DATA,
         measured={figure: round(agreement(learner, corpus, options), 4)},
@@ -100,8 +104,8 @@ def tune(
 def agreement(learner: Learner, corpus: Corpus, options: argparse.Namespace) -> float:
     """Return the share of held-out greedy tokens, of those not dropped, that come first."""
     rows = [row for row in corpus.held_out_rows if has_weight(corpus, row)]
-    held_out = corpus.batches(rows, options.budget, random.Random(0), options.device)
-    return learner.agreement(list(held_out)) if rows else 0.0
+    held_out = corpus.held_out(rows, options.budget, options.device)
+    return learner.agreement(held_out) if rows else 0.0
 
 
 @torch.inference_mode()

@@ -51,6 +51,10 @@ DESCRIBES = (
     "fivefold_gnnpipe.groups",
     "fivefold_gnnpipe.pipe.config",
     "fivefold_gnnpipe.task_configs",
+    "fivefold_mst_train",
+    "fivefold_mst_train._words",
+    "fivefold_mst_train.config",
+    "fivefold_mst_train.task_configs",
 )
 
 

@@ -14,6 +14,7 @@ PACKAGES = (
     "fivefold_gnnpipe",
     "fivefold_quark",
     "fivefold_speculative",
+    "fivefold_mst_train",
 )
 
 

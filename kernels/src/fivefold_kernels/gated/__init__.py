@@ -1,0 +1,1 @@
+"""Backward of activation times up projection, the middle of a gated MLP."""

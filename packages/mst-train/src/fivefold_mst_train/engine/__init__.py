@@ -1,0 +1,1 @@
+"""The training engine: loop, data, checkpoints, metrics, distillation."""

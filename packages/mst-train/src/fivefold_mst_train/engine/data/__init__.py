@@ -1,0 +1,1 @@
+"""Data: documents, tokens, blocks, batches."""
