@@ -15,20 +15,9 @@ import nox
 HOUSE = Path(__file__).parent
 METHODS = ["plugins/specinfer", "plugins/sequoia", "plugins/specexec"]
 """The plugins of this house: one published method each."""
-WHEELS = [
-    "packages/fivefold",
-    "./kernels",
-    "packages/lm",
-    "packages/speculative",
-    "packages/gnnpipe",
-    *METHODS,
-]
-ROOMS = ["packages/speculative", "packages/quark"]
+ROOMS = ["packages/speculative", "packages/mst-train", "packages/gnnpipe", "packages/quark"]
 """Packages on one floor."""
 WHEELS = ["packages/fivefold", "./kernels", "packages/lm", *ROOMS, *METHODS]
-    "packages/mst-train",
-    *METHODS,
-]
 """Our wheels, each after those it needs; pip takes a bare `kernels` for a name on the index."""
 PROJECTS = [*WHEELS, "plugins/template"]
 """Every folder with a version number of its own."""
@@ -53,12 +42,9 @@ TEST_TOOLS = (
     "triton; platform_system == 'Linux'",
 )
 HOOK = (
-    "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,fivefold_gnnpipe,"
-    "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
-    "fivefold_mst_train,"
-    "fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
-    "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
-    "fivefold_quark,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
+    "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,fivefold_mst_train,"
+    "fivefold_gnnpipe,fivefold_quark,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,"
+    "beartype.beartype"
 )
 """Executes every shape annotation of the packages while the tests run."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -21,29 +21,24 @@ TASKS = (
     "audit",
     "demo",
     "kernels",
+    "train",
+    "train plan",
+    "train inspect",
     "graph",
     "graph plan",
     "graph predict",
-    "plugins",
-    "cache",
-)
-TASK_OF = {"fivefold-gnnpipe": "graph"}
-"""The task whose help describes the methods of a wheel; `generate` for the others."""
     "quantum",
     "quantum plan",
     "quantum export",
     "plugins",
     "cache",
 )
-TASK_OF = {"optimization": "quantum"}
-    "train",
-    "train plan",
-    "train inspect",
-    "plugins",
-    "cache",
-)
-TASK_OF = {"training": "train"}
-"""The task whose help describes the methods of a hook; `generate` for the others."""
+TASK_OF = {
+    "fivefold-mst-train": "train",
+    "fivefold-gnnpipe": "graph",
+    "fivefold-quark": "quantum",
+}
+"""The task whose help describes the methods of a wheel; `generate` for the others."""
 HEAD = """# Command line
 
 This page is what `fivefold --help` prints, written by `docs/generate.py`; a test compares.
@@ -66,7 +61,6 @@ def block(text: str) -> str:
 
 def method_settings(task: str, hook: str, name: str) -> str:
     """Return the part of the help that describes one method's settings."""
-    task = TASK_OF.get(hook, "generate")
     lines = fivefold(task, "--help", f"{hook}={name}").splitlines()
     title = f" Settings of {name}:"
     if title not in lines:
@@ -86,7 +80,8 @@ def page() -> str:
             task = TASK_OF.get(plugin["distribution"], "generate")
             settings = method_settings(task, method["hook"], method["name"])
             if settings:
-                parts += [f"\n### {method['hook']}={method['name']}\n", block(settings)]
+                where = "" if task == "generate" else f" of {task}"
+                parts += [f"\n### {method['hook']}={method['name']}{where}\n", block(settings)]
     return "".join(parts)
 
 

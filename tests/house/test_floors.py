@@ -19,8 +19,9 @@ HEAVY = (
     "tokenizers",
     "matplotlib",
     "torch_geometric",
-    *("torch", "transformers", "jaxtyping", "numpy", "safetensors", "tokenizers", "matplotlib"),
-    *("qiskit", "qiskit_aer", "sklearn"),
+    "qiskit",
+    "qiskit_aer",
+    "sklearn",
 )
 BLOCK = f"import sys\nfor name in {HEAVY!r}:\n    sys.modules[name] = None\n"
 DESCRIBES = (

@@ -11,10 +11,9 @@ PACKAGES = (
     "fivefold_kernels",
     "fivefold_lm",
     "fivefold_speculative",
+    "fivefold_mst_train",
     "fivefold_gnnpipe",
     "fivefold_quark",
-    "fivefold_speculative",
-    "fivefold_mst_train",
 )
 
 
