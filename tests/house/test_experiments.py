@@ -13,11 +13,11 @@ EXPERIMENTS = sorted(HOUSE.glob("conf/experiment/*.yaml"))
 def test_experiment_would_run_as_the_task_it_names(accept, file):
     """It composes, and passes the checks of its settings' classes and of the task."""
     (task,) = [
-        line.removeprefix("# fivefold ").split()[0]
+        line.removeprefix("# fivefold ").partition("+")[0].split()
         for line in file.read_text("utf-8").splitlines()
         if line.startswith("# fivefold ")
     ]
-    accept([task, f"+experiment={file.stem}"])
+    accept([*task, f"+experiment={file.stem}"])
 
 
 @pytest.mark.parametrize(
