@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from fivefold.result import Result
@@ -31,7 +32,7 @@ def measure_scaling(bits: Sequence[int], seeds: int, result: Result) -> None:
         result.figures[f"slope_{side}"] = slope(last, means[side][-_LARGEST:])
 
 
-def one_size(num_bits: int, seeds: int) -> dict[str, float]:
+def one_size(num_bits: int, seeds: int) -> dict[str, Any]:
     """Return the mean queries of every side on one register."""
     problem = edge_with_distractors(num_bits, seed=0)
     engine = Analytic(problem)
