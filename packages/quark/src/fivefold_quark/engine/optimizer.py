@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,7 +26,11 @@ class Progress:
     """What was spent so far."""
 
 
-Callback = Callable[[Progress], None]
+class Callback(Protocol):
+    """Called after each round; a `KeyboardInterrupt` that it raises ends the search."""
+
+    def __call__(self, progress: Progress, /) -> object:
+        """Take what is told."""
 
 
 @dataclass(frozen=True)
