@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ _STALE = 12
 """Shots without a new candidate after which k is drawn at random."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Chooses shots, and says when no more are worth it."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from fivefold import UserError
@@ -34,6 +34,7 @@ _MOST_PATTERNS = 64
 """Patterns of right copies that are flagged one by one."""
 
 
+@runtime_checkable
 class Copy(Protocol):
     """How one data copy is laid out and worked on, its qubits counted from 0."""
 

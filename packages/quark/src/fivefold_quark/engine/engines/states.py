@@ -25,9 +25,9 @@ from ..problem import Table
 class Rows:
     """The data state of some settings, split into right and wrong branches."""
 
-    data: Float[ndarray, "row branch"]
+    data: Float[ndarray, "#row branch"]
     """psi: its amplitudes, real; `row` is 1 where all settings share them."""
-    wrong: Bool[ndarray, "row branch"]
+    wrong: Bool[ndarray, "#row branch"]
     """Which branches hold a wrong answer; `row` is 1 where all settings share them."""
 
     @classmethod
@@ -55,7 +55,7 @@ class Prepared:
     """A|0> of some settings, and the branches in which the flag is up."""
 
     amplitudes: Complex[ndarray, "row env"] | Float[ndarray, "row env"]
-    good: Bool[ndarray, "row env"]
+    good: Bool[ndarray, "#row env"]
     """`row` is 1 where all settings share them."""
 
 
@@ -111,7 +111,7 @@ def _filtered(test: Chebyshev, rows: Rows) -> Complex[ndarray, "row branch"]:
 
 
 def _turn(
-    state: Complex[ndarray, "row branch"], data: Float[ndarray, "row branch"], phase: complex
+    state: Complex[ndarray, "row branch"], data: Float[ndarray, "#row branch"], phase: complex
 ) -> None:
     """Multiply the component along the data state by a phase, in place."""
     if len(data) == 1:
