@@ -40,7 +40,7 @@ TEST_TOOLS = (
 )
 HOOK = (
     "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,"
-    "fivefold_quark,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
+    "fivefold_quark.engine,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,beartype.beartype"
 )
 """Executes every shape annotation of the packages while the tests run."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -1,5 +1,6 @@
 """The exam, sat by every optimiser of this package."""
 
+import pytest
 from fivefold_quark.testing import OptimizerSuite
 
 
@@ -21,6 +22,8 @@ class TestExhaustive(OptimizerSuite):
     overrides = ("optimization=exhaustive",)
 
 
+@pytest.mark.slow
 class TestParameterShift(OptimizerSuite):
     overrides = ("optimization=parameter_shift", "optimization.shots=0")
     seeds = (0,)
+    counts_every_evaluation = False

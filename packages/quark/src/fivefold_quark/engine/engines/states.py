@@ -106,7 +106,7 @@ def _filtered(test: Chebyshev, rows: Rows) -> Complex[ndarray, "row branch"]:
     state = _full(rows).astype(np.complex128)
     for beta, alpha in test.phases:
         np.multiply(state, np.exp(1j * beta), out=state, where=rows.wrong)
-        _turn(state, rows.data, np.exp(-1j * alpha))
+        _turn(state, rows.data, complex(np.exp(-1j * alpha)))
     return state
 
 
@@ -137,7 +137,7 @@ def _estimated(test: AmplitudeEstimate, rows: Rows) -> Prepared:
     for j in range(size):
         turned[:, j] = state
         np.negative(state, out=state, where=~rows.wrong)  # the phase on right branches
-        _turn(state, rows.data, -1.0)  # then 1 - 2|psi><psi|; their product is minus Grover's
+        _turn(state, rows.data, -1 + 0j)  # then 1 - 2|psi><psi|; their product is minus Grover's
         np.negative(state, out=state)
     estimates = np.fft.fft(turned, axis=1) / size
     good = np.repeat(test.good > 0, state.shape[1])
