@@ -20,11 +20,12 @@ GRID: Floats = np.linspace(0.0, 1.0, 101)
 """Accuracies at which the spread is held."""
 _PRIOR_SD, _PRIOR_COUNT = 0.1, 2.0
 """Accuracies of a weight register spread by about a tenth; the guess counts as two draws."""
-_RATIOS: Floats = np.linspace(-4.0, 4.0, 41)
+_RATIOS: Floats = np.linspace(-7.0, 3.0, 41)
 """Logarithm of the true mean score over the predicted one."""
-_PRIOR_RATIO, _DRIFT = 1.0, 0.35
-"""Standard deviations of that logarithm: at first, and added when the test changes."""
-
+_BELOW, _ABOVE, _DRIFT = 2.0, 0.8, 0.35
+"""Standard deviations of that logarithm: heavy tails predict too much rather than too little; and
+what is added when the test changes."""
+_PRIOR: Floats = -0.5 * (_RATIOS / np.where(_RATIOS < 0.0, _BELOW, _ABOVE)) ** 2
 _TRUST = 0.5
 """Part of a candidate's evidence that is believed: a smooth spread is not what accuracies are."""
 
@@ -90,7 +91,7 @@ class MeanScore:
     """
 
     def __init__(self) -> None:
-        self._log_belief: Floats = -0.5 * (_RATIOS / _PRIOR_RATIO) ** 2
+        self._log_belief: Floats = _PRIOR.copy()
 
     def learn(self, spread: Spread, test: Score, least: float, accuracy: float, k: int) -> None:
         """Update on the candidate that one shot measured.
@@ -126,7 +127,7 @@ class MeanScore:
         steps = _RATIOS[:, None] - _RATIOS[None, :]
         spread = np.exp(-0.5 * (steps / _DRIFT) ** 2)
         blurred = (spread / spread.sum(0)) @ belief
-        prior = np.exp(-0.5 * (_RATIOS / _PRIOR_RATIO) ** 2)
+        prior = np.exp(_PRIOR)
         self._log_belief = np.log(0.95 * blurred / blurred.sum() + 0.05 * prior / prior.sum())
 
     def belief(self, predicted: float, least: float) -> tuple[Floats, Floats]:
