@@ -26,6 +26,8 @@ _BELOW, _ABOVE, _DRIFT = 2.0, 0.8, 0.35
 """Standard deviations of that logarithm: heavy tails predict too much rather than too little; and
 what is added when the test changes."""
 _PRIOR: Floats = -0.5 * (_RATIOS / np.where(_RATIOS < 0.0, _BELOW, _ABOVE)) ** 2
+_BODY = 0.85
+"""Share of the register, from below, whose accuracies a few draws tell well."""
 _TRUST = 0.5
 """Part of a candidate's evidence that is believed: a smooth spread is not what accuracies are."""
 
@@ -70,6 +72,14 @@ class Spread:
     def mean_score(self, score: Score) -> float:
         """Predict the mean of a test's score over the register."""
         return float(self.density @ score(GRID))
+
+    def body_score(self, score: Score) -> float:
+        """Return what the bulk of the register alone adds to a test's mean score.
+
+        A filter's ripple there is small, and known well: only the tail above can be misjudged.
+        """
+        is_body = np.cumsum(self.density) <= _BODY
+        return float(self.density[is_body] @ score(GRID[is_body]))
 
     def above(self, accuracy: float) -> tuple[Floats, Floats]:
         """Return accuracies above a value, and how many weights are hoped to stand at each.

@@ -163,7 +163,8 @@ class Planner:
     def _predicted(self, test: CoherentTest) -> tuple[float, float]:
         """Return a test's mean score as the spread predicts it, and a bound from what was seen."""
         seen = test.score(np.array(list(self._seen.values())))
-        return self._spread.mean_score(test.score), float(seen.sum()) / self.num_codes
+        least = self._spread.body_score(test.score) + float(seen.sum()) / self.num_codes
+        return self._spread.mean_score(test.score), least
 
 
 def middle(means: Floats, belief: Floats) -> float:
