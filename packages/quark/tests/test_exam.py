@@ -5,6 +5,12 @@ from fivefold_quark.testing import OptimizerSuite
 
 
 class TestQuark(OptimizerSuite):
+    overrides = ("optimization=quark", "optimization.engine=analytic")
+    counts_every_evaluation = False
+
+
+@pytest.mark.slow
+class TestQuarkOnTheDefaultEngine(OptimizerSuite):
     overrides = ("optimization=quark",)
     counts_every_evaluation = False
 
