@@ -100,7 +100,7 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     random = np.random.default_rng([config.seed, 10])
     register, count = problem.register, len(problem.probabilities)
     size = register.size
-    most = config.budget.model_queries
+    most = float(config.budget.model_queries)
     if config.engine is EngineName.GATES:
         most = min(most, GATE_QUERIES)
     planner = Planner(size, ladder(config.test), _cost(config, count))
