@@ -43,7 +43,7 @@ TEST_TOOLS = (
 )
 HOOK = (
     "--jaxtyping-packages=fivefold_kernels,fivefold_lm,fivefold_speculative,fivefold_mst_train,"
-    "fivefold_gnnpipe,fivefold_quark,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,"
+    "fivefold_gnnpipe,fivefold_quark.engine,fivefold_specinfer,fivefold_sequoia,fivefold_specexec,"
     "beartype.beartype"
 )
 """Executes every shape annotation of the packages while the tests run."""

@@ -101,7 +101,7 @@ def study(
 
 def summary(runs: Sequence[tuple[Ledger, bool]]) -> dict[str, Any]:
     """Return mean, median and 95th percentile of what runs spent, and the success rate."""
-    found: dict[str, Any] = {"runs": len(runs), "success": np.mean([ok for _, ok in runs])}
+    found: dict[str, Any] = {"runs": len(runs), "success": float(np.mean([ok for _, ok in runs]))}
     for name, key in (
         ("measurements", "measurements"),
         ("model_queries", "model_queries"),

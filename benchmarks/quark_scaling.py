@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from fivefold.result import Result
@@ -31,7 +32,7 @@ def measure_scaling(bits: Sequence[int], seeds: int, result: Result) -> None:
         result.figures[f"slope_{side}"] = slope(last, means[side][-_LARGEST:])
 
 
-def one_size(num_bits: int, seeds: int) -> dict[str, float]:
+def one_size(num_bits: int, seeds: int) -> dict[str, Any]:
     """Return the mean queries of every side on one register."""
     problem = edge_with_distractors(num_bits, seed=0)
     engine = Analytic(problem)
@@ -48,12 +49,12 @@ def one_size(num_bits: int, seeds: int) -> dict[str, float]:
     full, racing = random_queries(accuracies, len(problem.probabilities), 20 * seeds)
     return {
         "omega": 2.0**num_bits,
-        "measurements_quark": values[:, 0].mean(),
-        "queries_quark": values[:, 1].mean(),
+        "measurements_quark": float(values[:, 0].mean()),
+        "queries_quark": float(values[:, 1].mean()),
         "queries_quark_median": float(np.median(values[:, 1])),
         "queries_quark_p95": float(np.percentile(values[:, 1], 95)),
-        "queries_quark_with_verification": (values[:, 1] + values[:, 2]).mean(),
-        "success_quark": values[:, 3].mean(),
+        "queries_quark_with_verification": float((values[:, 1] + values[:, 2]).mean()),
+        "success_quark": float(values[:, 3].mean()),
         "queries_random": full,
         "queries_random_racing": racing,
     }

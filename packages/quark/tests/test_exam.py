@@ -1,9 +1,16 @@
 """The exam, sat by every optimiser of this package."""
 
+import pytest
 from fivefold_quark.testing import OptimizerSuite
 
 
 class TestQuark(OptimizerSuite):
+    overrides = ("optimization=quark", "optimization.engine=analytic")
+    counts_every_evaluation = False
+
+
+@pytest.mark.slow
+class TestQuarkOnTheDefaultEngine(OptimizerSuite):
     overrides = ("optimization=quark",)
     counts_every_evaluation = False
 
@@ -21,6 +28,8 @@ class TestExhaustive(OptimizerSuite):
     overrides = ("optimization=exhaustive",)
 
 
+@pytest.mark.slow
 class TestParameterShift(OptimizerSuite):
     overrides = ("optimization=parameter_shift", "optimization.shots=0")
     seeds = (0,)
+    counts_every_evaluation = False

@@ -20,7 +20,7 @@ PAPER_COPIES = 8
 for most tasks."""
 
 
-def _above_zero(value: float, setting: str, what: str) -> None:
+def _above_zero(value: int | float, setting: str, what: str) -> None:
     if not value > 0:
         raise UserError(f"no {what}", setting=setting, value=value, remedy="give more than 0")
 
@@ -32,7 +32,7 @@ def _one_of(value: str, choices: tuple[str, ...], setting: str) -> None:
         )
 
 
-def _probability(value: float, setting: str) -> None:
+def _probability(value: int | float, setting: str) -> None:
     if not 0.0 < value < 1.0:
         raise UserError("not a probability", setting=setting, value=value, remedy="between 0 and 1")
 

@@ -119,19 +119,17 @@ class OptimizerSuite:
             assert found.ledger.classical_evals == problem.asked
 
     def test_an_interruption_keeps_the_best_weights(self) -> None:
-        """Ctrl-C, after the first rounds."""
+        """Ctrl-C, as soon as there is something to keep."""
         rounds: list[Progress] = []
 
         def interrupt(progress: Progress) -> None:
             rounds.append(progress)
-            if len(rounds) == 2:
+            if len(rounds) > 1 and progress.incumbent > 0:
                 raise KeyboardInterrupt
 
         problem = tiny(bundled_digits(), (6, 7))
         found = self.optimizer("optimization.seed=0").optimize(problem, [interrupt])
-        if len(rounds) < 2:  # one that has no rounds cannot be interrupted by a callback
-            return
-        assert found.is_partial
+        assert found.is_partial or len(rounds) < 2
         bits = np.array([found.weights], dtype=np.uint8)
         assert found.train_accuracy == pytest.approx(problem.accuracy(bits)[0], abs=1e-12)
 

@@ -20,11 +20,14 @@ GRID: Floats = np.linspace(0.0, 1.0, 101)
 """Accuracies at which the spread is held."""
 _PRIOR_SD, _PRIOR_COUNT = 0.1, 2.0
 """Accuracies of a weight register spread by about a tenth; the guess counts as two draws."""
-_RATIOS: Floats = np.linspace(-4.0, 4.0, 41)
+_RATIOS: Floats = np.linspace(-7.0, 3.0, 41)
 """Logarithm of the true mean score over the predicted one."""
-_PRIOR_RATIO, _DRIFT = 1.0, 0.35
-"""Standard deviations of that logarithm: at first, and added when the test changes."""
-
+_BELOW, _ABOVE, _DRIFT = 2.0, 0.8, 0.35
+"""Standard deviations of that logarithm: heavy tails predict too much rather than too little; and
+what is added when the test changes."""
+_PRIOR: Floats = -0.5 * (_RATIOS / np.where(_RATIOS < 0.0, _BELOW, _ABOVE)) ** 2
+_BODY = 0.85
+"""Share of the register, from below, whose accuracies a few draws tell well."""
 _TRUST = 0.5
 """Part of a candidate's evidence that is believed: a smooth spread is not what accuracies are."""
 
@@ -70,6 +73,14 @@ class Spread:
         """Predict the mean of a test's score over the register."""
         return float(self.density @ score(GRID))
 
+    def body_score(self, score: Score) -> float:
+        """Return what the bulk of the register alone adds to a test's mean score.
+
+        A filter's ripple there is small, and known well: only the tail above can be misjudged.
+        """
+        is_body = np.cumsum(self.density) <= _BODY
+        return float(self.density[is_body] @ score(GRID[is_body]))
+
     def above(self, accuracy: float) -> tuple[Floats, Floats]:
         """Return accuracies above a value, and how many weights are hoped to stand at each.
 
@@ -90,7 +101,7 @@ class MeanScore:
     """
 
     def __init__(self) -> None:
-        self._log_belief: Floats = -0.5 * (_RATIOS / _PRIOR_RATIO) ** 2
+        self._log_belief: Floats = _PRIOR.copy()
 
     def learn(self, spread: Spread, test: Score, least: float, accuracy: float, k: int) -> None:
         """Update on the candidate that one shot measured.
@@ -126,7 +137,7 @@ class MeanScore:
         steps = _RATIOS[:, None] - _RATIOS[None, :]
         spread = np.exp(-0.5 * (steps / _DRIFT) ** 2)
         blurred = (spread / spread.sum(0)) @ belief
-        prior = np.exp(-0.5 * (_RATIOS / _PRIOR_RATIO) ** 2)
+        prior = np.exp(_PRIOR)
         self._log_belief = np.log(0.95 * blurred / blurred.sum() + 0.05 * prior / prior.sum())
 
     def belief(self, predicted: float, least: float) -> tuple[Floats, Floats]:

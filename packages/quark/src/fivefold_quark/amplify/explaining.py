@@ -17,7 +17,7 @@ from ..engine.formula import best_k, success
 from ..engine.problem import Problem
 from .blocks import Block, blocks_of, random_weights
 from .ladder import fixed, ladder
-from .planner import Plan, Planner
+from .planner import Plan, Planner, middle
 from .schedules import GATE_QUERIES, SHOT_COST
 
 _LOOKED_AT = 64
@@ -100,7 +100,7 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     random = np.random.default_rng([config.seed, 10])
     register, count = problem.register, len(problem.probabilities)
     size = register.size
-    most = config.budget.model_queries
+    most = float(config.budget.model_queries)
     if config.engine is EngineName.GATES:
         most = min(most, GATE_QUERIES)
     planner = Planner(size, ladder(config.test), _cost(config, count))
@@ -121,7 +121,7 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
         fixed(config.test, top) if config.schedule.kind != "planner" or plan is None else plan.test
     )
     means, belief = planner.belief(test)
-    mean = float(belief @ means)
+    mean = middle(means, belief)
     k = best_k(mean) if config.schedule.k is None else config.schedule.k
     score = float(test.score(np.array([1.0]))[0])
     flag = float(success(mean, k))

@@ -144,7 +144,7 @@ class Planner:
         """Yield the plans that one test allows, each with its expected gain for its cost."""
         score = test.score(places)
         means, belief = self.belief(test)
-        mean = float(belief @ means)
+        mean = middle(means, belief)
         ks = iterations(best_k(mean))
         ks = ks[: int(np.searchsorted((2 * ks + 1) * test.cost, max_queries, side="right"))]
         hits = np.einsum("m,kmp->kp", belief, hit_probability(score, means, ks, self.num_codes))
@@ -163,7 +163,17 @@ class Planner:
     def _predicted(self, test: CoherentTest) -> tuple[float, float]:
         """Return a test's mean score as the spread predicts it, and a bound from what was seen."""
         seen = test.score(np.array(list(self._seen.values())))
-        return self._spread.mean_score(test.score), float(seen.sum()) / self.num_codes
+        least = self._spread.body_score(test.score) + float(seen.sum()) / self.num_codes
+        return self._spread.mean_score(test.score), least
+
+
+def middle(means: Floats, belief: Floats) -> float:
+    """Return the geometric mean of possible mean scores.
+
+    The belief has several peaks, since g_k is periodic; the ordinary mean would follow the highest
+    score, and allow too few iterations ever to tell the peaks apart.
+    """
+    return float(np.exp(belief @ np.log(means)))
 
 
 def iterations(top: int) -> Codes:

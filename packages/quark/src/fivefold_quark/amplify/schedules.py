@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from .planner import Plan, Planner
 
 SHOT_COST = 400.0
 """Model queries that one measurement counts for, beside its own."""
-GATE_QUERIES = 32
+GATE_QUERIES = 32.0
 """Most model queries of a planned shot whose circuit runs gate by gate."""
 _STALE = 12
 """Shots without a new candidate after which k is drawn at random."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Chooses shots, and says when no more are worth it."""
 

@@ -185,6 +185,8 @@ class Search:
             return "target"
         if self._found.accuracy >= _CERTAIN:
             return "confidence"
+        if len(self._verifier) >= config.schedule.confidence * self._oracle.num_codes:
+            return "exhausted"  # as many settings as random search would have to see
         if total.measurements >= config.budget.shots or self._queries_left() < 1:
             return "budget"
         if time.monotonic() - self._spent.began >= config.budget.seconds:
@@ -196,7 +198,7 @@ class Search:
         return ""
 
     def _queries_left(self) -> float:
-        return self._config.budget.model_queries - self._total().model_queries
+        return float(self._config.budget.model_queries - self._total().model_queries)
 
     def _total(self) -> Ledger:
         total = self._spent.ledger.copy()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from fivefold import UserError
@@ -24,6 +24,7 @@ from numpy import ndarray
 from .arrays import Floats
 
 
+@runtime_checkable
 class CoherentTest(Protocol):
     """A sharpening of "the sample was classified correctly" into a flag. Hashable, so cacheable."""
 

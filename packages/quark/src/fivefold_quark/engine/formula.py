@@ -11,7 +11,7 @@ enter through s alone. Source: arXiv 2210.01311, reconstructed; checked against 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from numpy import ndarray
 from .arrays import Floats
 
 
+@runtime_checkable
 class Score(Protocol):
     """What the formula needs of a coherent test."""
 
@@ -35,7 +36,7 @@ def success(mean: Floats | float, k: int) -> Floats:
         k: iterations, 0 or more.
     """
     theta = np.arcsin(np.sqrt(np.asarray(mean, dtype=np.float64)))
-    flag: Floats = np.sin((2 * k + 1) * theta) ** 2
+    flag: Floats = np.asarray(np.sin((2 * k + 1) * theta) ** 2)
     return flag
 
 
@@ -48,8 +49,8 @@ def share_of(score: Floats, mean: Floats | float, k: int) -> Floats:
         k: iterations.
     """
     flag = success(mean, k)
-    share: Floats = flag * score / mean + (1.0 - flag) * (1.0 - score) / (1.0 - mean)
-    return share
+    share = flag * score / mean + (1.0 - flag) * (1.0 - score) / (1.0 - mean)
+    return np.asarray(share)
 
 
 def distribution(score: Float[ndarray, " omega"], k: int) -> Float[ndarray, " omega"]:

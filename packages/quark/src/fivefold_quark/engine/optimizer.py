@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .ledger import Ledger
 from .problem import Problem
@@ -26,7 +26,12 @@ class Progress:
     """What was spent so far."""
 
 
-Callback = Callable[[Progress], None]
+@runtime_checkable
+class Callback(Protocol):
+    """Called after each round; a `KeyboardInterrupt` that it raises ends the search."""
+
+    def __call__(self, progress: Progress, /) -> object:
+        """Take what is told."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class OptimizationResult:
         return self.stopped == "interrupted"
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """One way to search the weights of a problem; `optimization=NAME` builds it."""
 

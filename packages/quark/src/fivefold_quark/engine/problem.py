@@ -20,6 +20,7 @@ TABLE_BYTES = 2**24
 """Size of the slices in which a table of correctness is made."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """A classifier whose parameters sit in a weight register."""
 

@@ -50,6 +50,10 @@ class Verifier:
         """Whether this setting has run."""
         return code in self._verdicts
 
+    def __len__(self) -> int:
+        """Return how many settings have run."""
+        return len(self._verdicts)
+
     def verify(self, code: int, incumbent: float) -> Verdict:
         """Return what a setting is worth against an incumbent of this accuracy."""
         if code not in self._verdicts:

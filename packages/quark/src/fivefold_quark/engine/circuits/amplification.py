@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from fivefold import UserError
@@ -26,6 +26,7 @@ Step = Callable[[], object]
 """Appends its gates to the circuit."""
 
 
+@runtime_checkable
 class Parts(Protocol):
     """What a circuit is put together from; qubits are numbered by the parts themselves."""
 

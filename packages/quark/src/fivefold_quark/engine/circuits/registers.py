@@ -11,7 +11,8 @@ of the weights alone, whose products are controlled by the address. No pixels, n
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from fivefold import UserError
@@ -33,6 +34,7 @@ _MOST_PATTERNS = 64
 """Patterns of right copies that are flagged one by one."""
 
 
+@runtime_checkable
 class Copy(Protocol):
     """How one data copy is laid out and worked on, its qubits counted from 0."""
 
@@ -183,18 +185,26 @@ class FusedCopy:
     ) -> None:
         """Flip the answer where it is right: its own inverse, all products commuting."""
         self.model_calls += 1
-        target, weights = qubits[self.right[0]], range(self._num_weights)
+        circuit.compose(self._answerer, [*range(self._num_weights), *qubits], inplace=True)
+
+    @cached_property
+    def _answerer(self) -> QuantumCircuit:
+        """The model as gates, written once: thousands of them where there are many samples."""
+        weights, first = range(self._num_weights), self._num_weights
+        circuit = QuantumCircuit(first + self.num_qubits, name="model")
+        target = first + self.right[0]
         if self._complemented:
             circuit.x(weights)
         for product in self._everywhere:
             toffoli(circuit, [(w, True) for w in weights if product >> w & 1], target)
         for index, products in enumerate(self._products):
-            pattern = [(qubits[q], value) for q, value in _pattern(index, self._address)]
+            pattern = [(first + q, value) for q, value in _pattern(index, self._address)]
             for product in products:
                 chosen = [(w, True) for w in weights if product >> w & 1]
                 toffoli(circuit, [*chosen, *pattern], target)
         if self._complemented:
             circuit.x(weights)
+        return circuit
 
     def _forms(self, table: Table) -> tuple[bool, list[int], list[list[int]]]:
         """Return the products of every sample, those that all samples share taken out."""

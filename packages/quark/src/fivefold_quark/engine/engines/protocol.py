@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -36,6 +36,7 @@ class Footprint:
     """What to change where it does not fit."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Bound to one problem; the optimiser reaches it through an `Oracle` only."""
 

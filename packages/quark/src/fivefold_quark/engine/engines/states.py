@@ -25,9 +25,9 @@ from ..problem import Table
 class Rows:
     """The data state of some settings, split into right and wrong branches."""
 
-    data: Float[ndarray, "row branch"]
+    data: Float[ndarray, "#row branch"]
     """psi: its amplitudes, real; `row` is 1 where all settings share them."""
-    wrong: Bool[ndarray, "row branch"]
+    wrong: Bool[ndarray, "#row branch"]
     """Which branches hold a wrong answer; `row` is 1 where all settings share them."""
 
     @classmethod
@@ -55,7 +55,7 @@ class Prepared:
     """A|0> of some settings, and the branches in which the flag is up."""
 
     amplitudes: Complex[ndarray, "row env"] | Float[ndarray, "row env"]
-    good: Bool[ndarray, "row env"]
+    good: Bool[ndarray, "#row env"]
     """`row` is 1 where all settings share them."""
 
 
@@ -106,12 +106,12 @@ def _filtered(test: Chebyshev, rows: Rows) -> Complex[ndarray, "row branch"]:
     state = _full(rows).astype(np.complex128)
     for beta, alpha in test.phases:
         np.multiply(state, np.exp(1j * beta), out=state, where=rows.wrong)
-        _turn(state, rows.data, np.exp(-1j * alpha))
+        _turn(state, rows.data, complex(np.exp(-1j * alpha)))
     return state
 
 
 def _turn(
-    state: Complex[ndarray, "row branch"], data: Float[ndarray, "row branch"], phase: complex
+    state: Complex[ndarray, "row branch"], data: Float[ndarray, "#row branch"], phase: complex
 ) -> None:
     """Multiply the component along the data state by a phase, in place."""
     if len(data) == 1:
@@ -137,7 +137,7 @@ def _estimated(test: AmplitudeEstimate, rows: Rows) -> Prepared:
     for j in range(size):
         turned[:, j] = state
         np.negative(state, out=state, where=~rows.wrong)  # the phase on right branches
-        _turn(state, rows.data, -1.0)  # then 1 - 2|psi><psi|; their product is minus Grover's
+        _turn(state, rows.data, -1 + 0j)  # then 1 - 2|psi><psi|; their product is minus Grover's
         np.negative(state, out=state)
     estimates = np.fft.fft(turned, axis=1) / size
     good = np.repeat(test.good > 0, state.shape[1])

@@ -87,28 +87,31 @@ class Tensor(Simulated):
 
 
 def _iterate(weight: Float[ndarray, "omega env"], good: ndarray, max_k: int) -> Amplified:
-    """Return P_k and the flag from the squared amplitudes of A|0>, for k = 0 .. max_k."""
+    """Return P_k and the flag from the squared amplitudes of A|0>, for k = 0 .. max_k.
+
+    One pass over memory a k: the reflection of an iteration is applied when the next one comes by.
+    """
     omega, env = weight.shape
     relative = np.ones_like(weight)
-    probabilities, flag = np.empty((max_k + 1, omega)), np.empty(max_k + 1)
+    probabilities, flag = np.empty((max_k + 1, omega)), np.zeros(max_k + 1)
     step = max(_SLICE // env, 1)
-    slices = [slice(first, first + step) for first in range(0, omega, step)]
+    twice_mean: float | None = None
     for k in range(max_k + 1):
-        overlap = flagged = 0.0
-        for part in slices:
+        overlap = 0.0
+        for first in range(0, omega, step):
+            part = slice(first, first + step)
             r, here = relative[part], good if len(good) == 1 else good[part]
+            if twice_mean is not None:
+                np.subtract(twice_mean, r, out=r)
+            up = np.broadcast_to(here.astype(np.float64), r.shape)
             amplitude = weight[part] * r
-            overlap += float(amplitude.sum())
+            overlap += float(amplitude.sum() - 2 * np.vdot(amplitude, up))
             amplitude *= r
             probabilities[k, part] = amplitude.sum(1)
-            up = amplitude.sum(where=here)
-            flagged += float(up)
+            flag[k] += np.vdot(amplitude, up)
             if k < max_k:
-                np.negative(r, out=r, where=here)
-                overlap -= 2 * float((weight[part] * -r).sum(where=here))
-        flag[k] = flagged
-        if k < max_k:
-            np.subtract(2 * overlap, relative, out=relative)
+                r *= 1 - 2 * up
+        twice_mean = 2 * overlap
     return Amplified(probabilities, flag)
 
 
