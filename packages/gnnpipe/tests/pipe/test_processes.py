@@ -14,7 +14,7 @@ STALE = {"stages": 2, "chunks": 8, "cuts": [3], "history": {"refresh": 3}}
 
 def launch(size, **case):
     case = {"epochs": 7, "settings": STALE, **case}
-    return finish_ranks(start_ranks([sys.executable, RANK, json.dumps(case)], size), 120)
+    return finish_ranks(start_ranks([sys.executable, RANK, json.dumps(case)], size), 240)
 
 
 @pytest.fixture
