@@ -307,7 +307,9 @@ def open_distributed(
         store, rank, size = next(rendezvous("env://", timeout=limit))
         store.set_timeout(limit)
         joining = PrefixStore("group", store)
-        grace = timedelta(seconds=2 * max(timeout, _START))  # ours is to end first, with a line of its own
+        grace = timedelta(
+            seconds=2 * max(timeout, _START)
+        )  # ours is to end first, with a line of its own
         dist.init_process_group(backend, store=joining, rank=rank, world_size=size, timeout=grace)
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise UserError(
