@@ -49,12 +49,13 @@ def test_slow_link_makes_one_device_the_answer_for_a_small_graph():
 
 
 def test_simulated_seconds_follow_the_link():
-    slow = ways_of("preferential", mbit=1.0, nodes=300, degree=10.0, features=8)
+    # so slow that what this machine does beside it does not matter; nobody waits in earnest
+    slow = ways_of("preferential", mbit=0.01, nodes=300, degree=10.0, features=8)
     fast = ways_of("preferential", mbit=1000.0, nodes=300, degree=10.0, features=8)
     for one, other in zip(slow.ways[1:], fast.ways[1:], strict=True):
         assert one.seconds > other.seconds
     graph, pipe = slow.ways[1], slow.ways[2]
-    assert graph.seconds > 0.8 * graph.bytes / 4 * 8 / 1e6  # its rows cannot pass any faster
+    assert graph.seconds > 0.8 * graph.bytes / 4 * 8 / 1e4  # its rows cannot pass any faster
     assert pipe.seconds < graph.seconds
 
 
