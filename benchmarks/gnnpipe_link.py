@@ -89,7 +89,9 @@ def _remove(names: Sequence[str]) -> None:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def timed(case: Mapping[str, object], size: int, mbit: float | None, timeout: float) -> dict[str, Any]:
+def timed(
+    case: Mapping[str, object], size: int, mbit: float | None, timeout: float
+) -> dict[str, Any]:
     """Train a case on real processes and return what rank 0 reports.
 
     Args:

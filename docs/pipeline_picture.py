@@ -1,6 +1,7 @@
 """Draw the pipeline of `docs/methods/training/gnnpipe.md` from a run.
 
-It becomes `docs/pictures/gnnpipe_timeline.svg`. Three stages on the digits graph, twelve chunks, a simulated link of 200 Mbit/s.
+It becomes `docs/pictures/gnnpipe_timeline.svg`: three stages on the digits graph, twelve chunks, a
+simulated link of 200 Mbit/s.
 """
 
 from __future__ import annotations

@@ -194,6 +194,7 @@ def test_senseless_settings_are_refused_before_torch(words, said):
     def begin() -> None:
         run = compose("graph", words)
         load(run.task.check)(run.config, run)
+        load(run.task.run)(run.config, run)
 
     with pytest.raises(UserError, match=said):
         begin()

@@ -54,7 +54,7 @@ def test_metis_and_breadth_first_cut_a_grid_far_better_than_chance():
 
 @pytest.mark.parametrize("method", [Split.METIS, Split.BFS])
 def test_balance_keeps_what_it_names_equal(method):
-    data = load_graph(DataConfig(source="preferential", nodes=3000, degree=10))
+    data = load_graph(DataConfig(source="preferential", nodes=3000, degree=10.0))
     edges = data.edge_index
     by_nodes = make_partition(PartitionConfig(method, Balance.NODES), edges, 3000, 4)
     by_edges = make_partition(PartitionConfig(method, Balance.EDGES), edges, 3000, 4)
@@ -63,7 +63,7 @@ def test_balance_keeps_what_it_names_equal(method):
 
 
 def test_graph_parallelism_takes_the_partition_that_sends_less():
-    data = load_graph(DataConfig(source="blocks", nodes=1000, degree=8))
+    data = load_graph(DataConfig(source="blocks", nodes=1000, degree=8.0))
     edges = data.edge_index
     both = [
         boundary(make_partition(PartitionConfig(balance=b), edges, 1000, 4), edges)

@@ -23,9 +23,7 @@ def test_training_equals_a_pyg_network_with_adam():
     data = tiny_graph()
     config = ModelConfig(name="gcnii", layers=5, hidden=6, dropout=0.0, alpha=0.2, theta=0.7)
     plan = make_plan(config, 7, 3, seed=1, dtype=torch.float64)
-    convs = [
-        GCN2Conv(6, 0.2, 0.7, layer, cached=False).double() for layer in range(1, 6)
-    ]
+    convs = [GCN2Conv(6, 0.2, 0.7, layer, cached=False).double() for layer in range(1, 6)]
     into, out = torch.nn.Linear(7, 6).double(), torch.nn.Linear(6, 3).double()
     into.load_state_dict(plan.encoder[0].state_dict())
     out.load_state_dict(plan.head.state_dict())

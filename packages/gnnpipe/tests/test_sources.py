@@ -384,7 +384,7 @@ def test_csv_folder_that_makes_no_sense_is_refused(tmp_path, nodes, edges, said)
 
 @pytest.mark.parametrize("source", ["blocks", "preferential", "grid", "rmat", "fake"])
 def test_generated_graphs_are_simple_undirected_and_repeatable(source):
-    config = DataConfig(source=source, nodes=900, degree=8, blocks=4, features=16, seed=3)
+    config = DataConfig(source=source, nodes=900, degree=8.0, blocks=4, features=16, seed=3)
     graph = load_graph(config)
     assert graph.is_undirected
     assert not bool((graph.edge_index[0] == graph.edge_index[1]).any())
@@ -395,7 +395,7 @@ def test_generated_graphs_are_simple_undirected_and_repeatable(source):
 
 
 def test_block_model_has_the_homophily_and_degree_asked_for():
-    config = DataConfig(source="blocks", nodes=5000, degree=12, blocks=5, homophily=0.7)
+    config = DataConfig(source="blocks", nodes=5000, degree=12.0, blocks=5, homophily=0.7)
     graph = load_graph(config)
     same = (graph.y[graph.edge_index[0]] == graph.y[graph.edge_index[1]]).float().mean()
     assert float(same) == pytest.approx(0.7 + 0.3 / 5, abs=0.02)
@@ -404,7 +404,7 @@ def test_block_model_has_the_homophily_and_degree_asked_for():
 
 def test_preferential_attachment_has_hubs_that_grow_with_the_root():
     """The oldest vertices' degree grows as √N: a power law, not a Poisson law."""
-    graph = load_graph(DataConfig(source="preferential", nodes=10_000, degree=10))
+    graph = load_graph(DataConfig(source="preferential", nodes=10_000, degree=10.0))
     degree = torch.bincount(graph.edge_index[0], minlength=10_000)
     assert int(degree.max()) > 15 * float(degree.double().mean())
     assert float(degree[:100].double().mean()) > 8 * float(degree[5000:].double().mean())

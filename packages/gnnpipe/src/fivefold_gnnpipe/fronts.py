@@ -15,19 +15,20 @@ def check(config: GraphConfig, run: Run) -> None:
     """Refuse settings of `fivefold graph` that do not go together.
 
     Raises:
-        UserError: whatever the chosen method's settings refuse of this model or task; a file of
-            the graph or a checkpoint that is not there.
+        UserError: whatever the chosen method's settings refuse of this model or task, or settings
+            that name no graph.
     """
     settings = run.settings("training")
     fits = getattr(settings, "check", None)
     if callable(fits):
         fits(config, run)
-    _check_data(run)
-    _exists(config.resume, "resume")
+    run.node("data", DataConfig).require_named()
 
 
 def graph(config: GraphConfig, run: Run) -> int:
-    """Run `fivefold graph`."""
+    """Run `fivefold graph`: files are looked for before torch is imported."""
+    _check_data(run)
+    _exists(config.resume, "resume")
     from .engine.task import run as begin
 
     return begin(config, run)
@@ -35,6 +36,7 @@ def graph(config: GraphConfig, run: Run) -> int:
 
 def graph_plan(config: PlanConfig, run: Run) -> int:
     """Run `fivefold graph plan`."""
+    _check_data(run)
     from .pipe.plan_task import run as begin
 
     return int(begin(config, run) or 0)

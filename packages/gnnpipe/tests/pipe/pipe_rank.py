@@ -29,7 +29,7 @@ def settings_of(case):
         given["history"] = HistoryConfig(**given["history"])
     if "initial" in given:
         given["initial"] = Initial(given["initial"])
-    wire = TransportConfig(timeout=20.0)
+    wire = TransportConfig(timeout=90.0)
     kind = GraphParallelConfig if case.get("method") == "graph_parallel" else GNNPipeConfig
     return kind(transport=wire, **given)
 

@@ -4,7 +4,12 @@ from fivefold_gnnpipe.testing import GraphTrainingSuite
 
 
 class TestExactPipeline(GraphTrainingSuite):
-    overrides = ["training=gnnpipe", "training.stages=2", "training.cuts=[2]", "training.mode=exact"]
+    overrides = [
+        "training=gnnpipe",
+        "training.stages=2",
+        "training.cuts=[2]",
+        "training.mode=exact",
+    ]
 
 
 class TestExactHybrid(GraphTrainingSuite):

@@ -37,13 +37,11 @@ def test_planned_bytes_are_those_that_are_sent():
         assert (before.stages, before.ways) == (after.stages, after.ways)
 
 
-@pytest.mark.parametrize(
-    ("source", "recommended"), [("preferential", "pipeline"), ("grid", "graph parallel")]
-)
-def test_volume_alone_recommends_what_the_graph_calls_for(source, recommended):
+@pytest.mark.parametrize("source", ["preferential", "grid"])
+def test_volume_alone_recommends_a_pipeline_unless_the_graph_is_easy_to_cut(source):
     found = ways_of(source, measures=False, nodes=900, degree=20.0, features=8)
-    assert found.best().name == recommended
-    assert (found.crossover > 16) == (source == "grid")
+    assert (found.best().name == "pipeline") is (source == "preferential")
+    assert (found.crossover > 16) is (source == "grid")
 
 
 def test_slow_link_makes_one_device_the_answer_for_a_small_graph():
@@ -51,12 +49,13 @@ def test_slow_link_makes_one_device_the_answer_for_a_small_graph():
 
 
 def test_simulated_seconds_follow_the_link():
-    slow = ways_of("preferential", mbit=1.0, nodes=300, degree=10.0, features=8)
+    # so slow that what this machine does beside it does not matter; nobody waits in earnest
+    slow = ways_of("preferential", mbit=0.01, nodes=300, degree=10.0, features=8)
     fast = ways_of("preferential", mbit=1000.0, nodes=300, degree=10.0, features=8)
     for one, other in zip(slow.ways[1:], fast.ways[1:], strict=True):
         assert one.seconds > other.seconds
     graph, pipe = slow.ways[1], slow.ways[2]
-    assert graph.seconds > 0.8 * graph.bytes / 4 * 8 / 1e6  # its rows cannot pass any faster
+    assert graph.seconds > 0.8 * graph.bytes / 4 * 8 / 1e4  # its rows cannot pass any faster
     assert pipe.seconds < graph.seconds
 
 

@@ -69,7 +69,14 @@ def compare(toy, name, settings, by_autograd=False, **more):
 @pytest.mark.parametrize("name", ["gcn", "sage", "gcnii", "resgcn"])
 @pytest.mark.parametrize(
     ("stages", "crossing", "chunks", "refresh"),
-    [(1, 2.0, 8, 2), (2, 1.0, 5, 1), (2, 2.0, 8, 20), (3, 2.0, 5, 2), (6, 1.0, 8, 2), (6, 2.0, 6, 1)],
+    [
+        (1, 2.0, 8, 2),
+        (2, 1.0, 5, 1),
+        (2, 2.0, 8, 20),
+        (3, 2.0, 5, 2),
+        (6, 1.0, 8, 2),
+        (6, 2.0, 6, 1),
+    ],
 )
 def test_staged_executor_equals_the_equation(toy, name, stages, crossing, chunks, refresh):
     settings = GNNPipeConfig(

@@ -28,6 +28,7 @@ from .pending import Pending, Program
 
 T = TypeVar("T")
 _LOOK = 0.2  # seconds between looks at the board while a message is waited for
+_START = 60.0  # seconds that ranks may take to start, one after the other
 _PATIENCE = 5.0  # seconds of waiting before the others are told of it
 _TAGS = 1 << 20  # indices a purpose may use
 
@@ -301,12 +302,14 @@ def open_distributed(
             value=backend,
             remedy="set runtime.device=cuda, or kind=gloo",
         )
-    limit = timedelta(seconds=timeout)
+    limit = timedelta(seconds=max(timeout, _START))
     try:
         store, rank, size = next(rendezvous("env://", timeout=limit))
         store.set_timeout(limit)
         joining = PrefixStore("group", store)
-        grace = timedelta(seconds=2 * timeout)  # ours is to end first, with a line of its own
+        grace = timedelta(
+            seconds=2 * max(timeout, _START)
+        )  # ours is to end first, with a line of its own
         dist.init_process_group(backend, store=joining, rank=rank, world_size=size, timeout=grace)
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise UserError(

@@ -7,13 +7,14 @@ another rank go on, and as one process of `torchrun`, where a wait waits.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Pending(Protocol):
     """A message that was asked for and may not be there yet."""
 
