@@ -175,9 +175,9 @@ def test_a_student_is_a_model_folder_and_a_draft_file(distilled, folder):
         assert card["kind"] == "independent"
         assert card["vocab_size"] == 30 == len(file.get_tensor("vocab_ids"))
         assert card["config"]["num_hidden_layers"] == 1
-        own = {name for name in student.model.state_dict() if "embed_tokens" not in name}
+        own = {f"model.{n}" for n in student.model.state_dict() if "embed_tokens" not in n}
         assert set(file.keys()) == own | {"vocab_ids"}
-        weight = file.get_tensor("layers.0.mlp.up_proj.weight").float()
+        weight = file.get_tensor("model.layers.0.mlp.up_proj.weight").float()
     torch.testing.assert_close(
         weight, student.model.layers[0].mlp.up_proj.weight.detach(), rtol=1e-3, atol=1e-3
     )

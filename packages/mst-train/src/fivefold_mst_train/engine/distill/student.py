@@ -133,7 +133,7 @@ def write_draft(
         return False
     fields = {name: getattr(config, name) for name in _SHAPE.split()}
     tensors = {
-        name.removeprefix("model."): value.detach().to("cpu", torch.float16).contiguous()
+        name: value.detach().to("cpu", torch.float16).contiguous()
         for name, value in student.state_dict().items()
         if name.startswith("model.") and "embed_tokens" not in name
     }
