@@ -1,5 +1,6 @@
 """Every composition in conf/ could be run."""
 
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ EXPERIMENTS = sorted(HOUSE.glob("conf/experiment/*.yaml"))
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=[file.stem for file in EXPERIMENTS])
 def test_experiment_would_run_as_the_task_it_names(accept, file):
     """It composes, and passes the checks of its settings' classes and of the task."""
-    (task,) = [
-        line.removeprefix("# fivefold ").split()[0]
+    (words,) = [
+        line.removeprefix("# fivefold ").split()
         for line in file.read_text("utf-8").splitlines()
         if line.startswith("# fivefold ")
     ]
-    accept([task, f"+experiment={file.stem}"])
+    task = list(takewhile(lambda word: "=" not in word, words))  # one word or two
+    accept([*task, f"+experiment={file.stem}"])
 
 
 @pytest.mark.parametrize(
