@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -62,6 +62,7 @@ class OpaqueHead:
     transform: Transform | None = None
 
 
+@runtime_checkable
 class OwnHead(Protocol):
     """A head that computes its chunks itself, as one shared by processes does."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from .sums import GradientSums
 RowFunction = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class TileBackward(Protocol):
     """Differentiates the function for one tile, by hand."""
 
