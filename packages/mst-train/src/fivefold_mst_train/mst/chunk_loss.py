@@ -71,8 +71,19 @@ class OwnHead(Protocol):
         """Its parameters, in the order in which gradients are returned."""
         ...
 
-    loss: Callable[..., ChunkResult]
-    """As `chunk_loss`, without the head."""
+    def loss(
+        self,
+        hidden: Float[Tensor, "row hidden"],
+        labels: Int[Tensor, " row"],
+        terms: LossTerms,
+        sums: GradientSums | None,
+        *,
+        wanted: Sequence[bool] = (),
+        row_scale: Float[Tensor, " row"] | None = None,
+        needs_hidden: bool = True,
+    ) -> ChunkResult:
+        """Compute a chunk, as `chunk_loss` does."""
+        ...
 
 
 Head = LinearHead | OpaqueHead | OwnHead

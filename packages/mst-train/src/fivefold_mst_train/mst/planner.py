@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..live_bytes import LiveBytes
@@ -51,7 +51,7 @@ def meta_model(config: PretrainedConfig, layers: int, dtype: torch.dtype) -> nn.
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM
-        made: nn.Module = auto.from_config(part, dtype=dtype)
+        made: PreTrainedModel = auto.from_config(part, dtype=dtype)
     made.config._attn_implementation_internal = NAME
     made.train()
     for weight in made.parameters():

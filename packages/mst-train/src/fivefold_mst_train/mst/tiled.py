@@ -100,7 +100,7 @@ class TiledCall:
                 tile = slice(start, stop)
                 with self.states[index].replay() if self.states else nullcontext():
                     of_tile = self._tile_gradient(x[tile], grad[tile], wanted, sums, needs[0])
-                if of_x is not None:
+                if of_x is not None and of_tile is not None:
                     of_x[tile] = of_tile
                 del of_tile
         found = iter(sums.take())
@@ -134,7 +134,7 @@ class _Tiled(torch.autograd.Function):
         return call.run(x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: TiledCall = ctx.call
         x = ctx.saved_tensors[0] if call.saved is None else call.saved.read()
