@@ -196,6 +196,15 @@ def test_python_of_the_hugging_face_page_runs(python, tmp_path):
     assert python(code.replace("path/to/model", "model")).startswith("def")
 
 
+def test_python_of_the_trainer_page_runs(python, tmp_path):
+    """The two lines before a `Trainer`, and the `Trainer`."""
+    from fivefold_lm.testing import tiny_model
+
+    tiny_model(vocab=128, eos_token_id=None).module.save_pretrained(tmp_path / "model")
+    (code,) = documents.blocks(HOUSE / "docs" / "how-to" / "trainer.md", "python")
+    assert "train_loss" in python(code.replace("path/to/model", "model"))
+
+
 @pytest.mark.model
 def test_python_that_writes_the_draft_out_runs(python, tmp_path):
     _, code = documents.blocks(HOUSE / "docs" / "how-to" / "hugging-face.md", "python")
