@@ -47,7 +47,7 @@ class LiveBytes(TorchDispatchMode):
         self._bytes: dict[int, int] = {}
 
     def __enter__(self) -> LiveBytes:
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def reset_peak(self) -> None:

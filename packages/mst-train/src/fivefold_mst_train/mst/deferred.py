@@ -76,7 +76,7 @@ class DeferredScores:
         return self._then(lambda scores: scores * _scalar(other))
 
     def __rmul__(self, other: Any) -> DeferredScores:
-        return self * other
+        return self.__mul__(other)
 
     def __truediv__(self, other: Any) -> DeferredScores:
         return self._then(lambda scores: scores / _scalar(other))

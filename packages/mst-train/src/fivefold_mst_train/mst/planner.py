@@ -26,6 +26,8 @@ Apply = Callable[[nn.Module], AbstractContextManager[object]]
 """Puts a training method on a model."""
 NAME = "fivefold_planned"
 """The attention implementation of models that are planned for."""
+WITH_SCORES = "fivefold_planned_eager"
+"""The same for models that make scores of all pairs (`attn_implementation=eager`)."""
 SLICES = (2, 3)
 """Layers of the models that are really run."""
 
@@ -48,11 +50,13 @@ def meta_model(config: PretrainedConfig, layers: int, dtype: torch.dtype) -> nn.
     part.num_hidden_layers = layers
     if getattr(part, "layer_types", None):
         part.layer_types = part.layer_types[:layers]
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+    has_scores = getattr(config, "_attn_implementation", None) == "eager"
+    name = WITH_SCORES if has_scores else NAME
+    ALL_ATTENTION_FUNCTIONS.register(name, _attention_with_scores if has_scores else _attention)
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM
         made: PreTrainedModel = auto.from_config(part, dtype=dtype)
-    made.config._attn_implementation_internal = NAME
+    made.config._attn_implementation_internal = name
     made.train()
     for weight in made.parameters():
         weight.grad = torch.empty_like(weight)
@@ -163,3 +167,26 @@ def _attention(
     )
     out: Tensor = made[0]
     return out.transpose(1, 2).contiguous(), None
+
+
+def _attention_with_scores(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Take the memory of transformers' eager attention: scores, mask, law, for every pair."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (
+        each.repeat_interleave(groups, 1) if groups > 1 else each for each in (key, value)
+    )
+    scores = (query @ key.mT) * (scaling or 1.0)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + scores.new_empty(1, 1, *scores.shape[2:])
+    law = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (law @ value).transpose(1, 2).contiguous(), None
