@@ -93,15 +93,21 @@ def predict_peak(
     config: PretrainedConfig, apply: Apply, batch_size: int, seq_len: int, dtype: torch.dtype
 ) -> Peak:
     """Return the peak of a training step of a whole model (see `simulate`)."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and seq_len > longest:  # how far positions reach is not memory
-        config = copy.deepcopy(config)
-        config.max_position_embeddings = seq_len
+    config = _reaching(config, seq_len)
     few, more = (simulate(config, apply, batch_size, seq_len, dtype, n) for n in SLICES)
     per_layer = (more - few) // (SLICES[1] - SLICES[0])
     layers = int(config.num_hidden_layers)
     total = few + (layers - SLICES[0]) * per_layer
     return Peak(total, per_layer, total - layers * per_layer)
+
+
+def _reaching(config: PretrainedConfig, seq_len: int) -> PretrainedConfig:
+    """Return a config whose positions reach so far, which is no question of memory."""
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and seq_len > longest:
+        config = copy.deepcopy(config)
+        config.max_position_embeddings = seq_len
+    return config
 
 
 def longest_sequence(
@@ -125,10 +131,19 @@ def longest_sequence(
         room: bytes.
         step: to a multiple of so many tokens.
     """
-    known: dict[int, int] = {}
+    low, high = step, 4 * step
+    first, second = (predict_peak(config, apply, batch_size, n, dtype) for n in (low, high))
+    known = {low: first.total - room, high: second.total - room}
+    a_token = (second.per_layer - first.per_layer) / (high - low)
+    more = int(config.num_hidden_layers) - SLICES[0]
+    is_affine = getattr(config, "_attn_implementation", None) != "eager"
 
     def over(tokens: int) -> int:
-        if tokens not in known:
+        if tokens not in known and is_affine:  # one slice is enough: what a layer adds is known
+            few = simulate(_reaching(config, tokens), apply, batch_size, tokens, dtype, SLICES[0])
+            layer = first.per_layer + a_token * (tokens - step)
+            known[tokens] = few + int(more * layer) - room
+        elif tokens not in known:
             known[tokens] = predict_peak(config, apply, batch_size, tokens, dtype).total - room
         return known[tokens]
 
@@ -136,7 +151,6 @@ def longest_sequence(
         slope = max(1e-9, (over(high) - over(low)) / (high - low))
         return int(low - over(low) / slope) // step * step
 
-    low, high = step, 4 * step
     if over(low) > 0:
         return 0
     while over(high) <= 0:
