@@ -45,13 +45,13 @@ def cases() -> list[tuple[str, PretrainedConfig, Apply, int, int, torch.dtype]]:
         "intermediate_size": 768,
     }
     gemma = Gemma2Config(
-        attn_logit_softcapping=None,
         vocab_size=4096,
         hidden_size=256,
         head_dim=64,
         num_hidden_layers=4,
         **wide,
     )
+    gemma._attn_implementation = "eager"  # what transformers takes for it: scores of all pairs
     qwen = Qwen2Config(vocab_size=8192, hidden_size=256, num_hidden_layers=5, **wide)
     small = smollm2(4)
     half = llama_slice(4)
