@@ -78,7 +78,7 @@ def losses(
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            found.append(float(loss))
+            found.append(float(loss.detach()))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from fivefold.result import Result
 from fivefold_mst_train import MstConfig
@@ -37,8 +39,19 @@ specification, of which its README confirms 60K and 84K)."""
 
 def cases() -> list[tuple[str, PretrainedConfig, Apply, int, int, torch.dtype]]:
     """Return (name, config, method, batch, tokens, dtype): nothing in the planner was fitted."""
-    wide = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 768}
-    gemma = Gemma2Config(vocab_size=4096, hidden_size=256, head_dim=64, num_hidden_layers=4, **wide)
+    wide: dict[str, Any] = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 768,
+    }
+    gemma = Gemma2Config(
+        vocab_size=4096,
+        hidden_size=256,
+        head_dim=64,
+        num_hidden_layers=4,
+        **wide,
+    )
+    gemma._attn_implementation = "eager"  # what transformers takes for it: scores of all pairs
     qwen = Qwen2Config(vocab_size=8192, hidden_size=256, num_hidden_layers=5, **wide)
     small = smollm2(4)
     half = llama_slice(4)

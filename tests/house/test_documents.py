@@ -204,6 +204,15 @@ def test_python_of_the_graph_tutorial_runs(python):
     assert "bytes an epoch" in python(code.replace("epochs=100", "epochs=2"))
 
 
+def test_python_of_the_trainer_page_runs(python, tmp_path):
+    """The two lines before a `Trainer`, and the `Trainer`."""
+    from fivefold_lm.testing import tiny_model
+
+    tiny_model(vocab=128, eos_token_id=None).module.save_pretrained(tmp_path / "model")
+    (code,) = documents.blocks(HOUSE / "docs" / "how-to" / "trainer.md", "python")
+    assert "train_loss" in python(code.replace("path/to/model", "model"))
+
+
 @pytest.mark.model
 def test_python_that_writes_the_draft_out_runs(python, tmp_path):
     _, code = documents.blocks(HOUSE / "docs" / "how-to" / "hugging-face.md", "python")

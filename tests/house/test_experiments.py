@@ -1,5 +1,6 @@
 """Every composition in conf/ could be run."""
 
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ EXPERIMENTS = sorted(HOUSE.glob("conf/experiment/*.yaml"))
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=[file.stem for file in EXPERIMENTS])
 def test_experiment_would_run_as_the_task_it_names(accept, file):
     """It composes, and passes the checks of its settings' classes and of the task."""
-    (task,) = [
-        line.removeprefix("# fivefold ").partition("+")[0].split()
+    (words,) = [
+        line.removeprefix("# fivefold ").split()
         for line in file.read_text("utf-8").splitlines()
         if line.startswith("# fivefold ")
     ]
+    task = list(takewhile(lambda word: "=" not in word, words))  # one word or two
     accept([*task, f"+experiment={file.stem}"])
 
 

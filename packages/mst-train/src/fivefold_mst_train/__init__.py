@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .engine.reading import read_blocks
     from .engine.training import train
     from .live_bytes import LiveBytes
-    from .mst.linear_cross_entropy import linear_cross_entropy
+    from .mst.linear_cross_entropy import linear_cross_entropy, vocab_parallel_cross_entropy
     from .mst.patch import PatchHandle, apply_mst
     from .mst.tiled import tiled
     from .protocol import TokenScores, TrainingHandle, TrainingMethod
@@ -33,7 +33,7 @@ _HOMES = {
     "engine.reading": ("read_blocks",),
     "engine.training": ("train",),
     "live_bytes": ("LiveBytes",),
-    "mst.linear_cross_entropy": ("linear_cross_entropy",),
+    "mst.linear_cross_entropy": ("linear_cross_entropy", "vocab_parallel_cross_entropy"),
     "mst.patch": ("PatchHandle", "apply_mst"),
     "mst.tiled": ("tiled",),
     "protocol": ("TokenScores", "TrainingHandle", "TrainingMethod"),
@@ -68,6 +68,7 @@ __all__ = [
     "tiled",
     "train",
     "train_module",
+    "vocab_parallel_cross_entropy",
 ]
 
 

@@ -235,7 +235,7 @@ class FaithfulConfig:
         )
 
 
-def _at_least(value: float, least: float, setting: str, problem: str) -> None:
+def _at_least(value: int | float, least: int | float, setting: str, problem: str) -> None:
     if value < least:
         raise UserError(
             problem, setting=f"training.{setting}", value=value, remedy=f"give {least} or more"

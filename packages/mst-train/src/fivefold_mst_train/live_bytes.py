@@ -46,6 +46,10 @@ class LiveBytes(TorchDispatchMode):
         self._shapes = shapes
         self._bytes: dict[int, int] = {}
 
+    def __enter__(self) -> LiveBytes:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
     def reset_peak(self) -> None:
         """Let the peak begin at what is alive now."""
         self.peak = self.live

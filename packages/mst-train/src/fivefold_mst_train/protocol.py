@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class TokenScores:
     """Labels that are not the ignored one."""
 
 
+@runtime_checkable
 class TrainingHandle(Protocol):
     """A method applied to one model.
 
@@ -88,6 +89,7 @@ class TrainingHandle(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+@runtime_checkable
 class TrainingMethod(Protocol):
     """What `build(settings)` of a method behind the `training` hook returns."""
 

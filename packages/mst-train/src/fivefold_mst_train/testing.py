@@ -62,9 +62,9 @@ def exact_norms(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm", "MistralRMSNorm"):
-                eps = float(child.variance_epsilon)  # type: ignore[arg-type]
-                norm = nn.RMSNorm(child.weight.shape[0], eps=eps).to(child.weight)  # type: ignore[union-attr, arg-type, call-overload]
-                norm.weight = child.weight  # type: ignore[assignment]
+                theirs: Any = child
+                norm = nn.RMSNorm(theirs.weight.shape[0], eps=theirs.variance_epsilon)
+                norm.weight = theirs.weight
                 setattr(module, name, norm)
     return model
 
@@ -146,8 +146,9 @@ class TrainingMethodSuite:
             for batch in batches:
                 loss = self.step(model, batch)
         wanted_loss, wanted = self.expected(batches)
-        close = {"rtol": self.tolerance, "atol": self.tolerance}
-        torch.testing.assert_close(loss.double(), wanted_loss, **close)
+        assert abs(float(loss) - float(wanted_loss)) <= self.tolerance * (
+            1 + abs(float(wanted_loss))
+        )
         assert worst_error(gradients(model), wanted) < self.tolerance
 
     def test_loss_and_gradients_are_those_of_plain_training(self) -> None:
@@ -183,7 +184,7 @@ class TrainingMethodSuite:
         """Each parameter's post-accumulate hook fires once a backward."""
         model, fired = self.model(), []
         hooks = [
-            weight.register_post_accumulate_grad_hook(lambda _, name=name: fired.append(name))
+            weight.register_post_accumulate_grad_hook(lambda _, name=name: fired.append(name))  # type: ignore[no-untyped-call]
             for name, weight in model.named_parameters()
         ]
         with self.method().apply(model):
@@ -249,7 +250,8 @@ class TrainingMethodSuite:
 
 def _state(model: nn.Module) -> dict[str, Any]:
     """Return what a module and all below it hold, in a form that can be compared."""
-    found: dict[str, Any] = {"config": copy.deepcopy(getattr(model, "config", None)).to_dict()}
+    config: Any = model.config
+    found: dict[str, Any] = {"config": copy.deepcopy(config).to_dict()}
     for name, module in model.named_modules():
         plain = {key: repr(value) for key, value in vars(module).items() if _is_plain(value)}
         found[name] = (type(module), sorted(vars(module)), plain)

@@ -86,6 +86,14 @@ def test_a_new_student_shares_the_teachers_words_and_has_fewer_layers():
     )
 
 
+def test_the_first_logits_of_a_student_are_of_a_trained_models_size():
+    """A law that is sure of itself at random would cost hundreds of steps to unlearn."""
+    student = new_student(tiny_model(vocab=400).module, 1, seed=1)
+    with torch.no_grad():
+        logits = student(input_ids=torch.arange(1, 60)[None]).logits
+    assert 1.0 < float(logits.std()) < 4.0
+
+
 def test_a_student_as_deep_as_its_teacher_is_refused():
     with pytest.raises(UserError, match="has 3 layers itself"):
         new_student(tiny_model().module, 3, seed=0)
@@ -175,9 +183,9 @@ def test_a_student_is_a_model_folder_and_a_draft_file(distilled, folder):
         assert card["kind"] == "independent"
         assert card["vocab_size"] == 30 == len(file.get_tensor("vocab_ids"))
         assert card["config"]["num_hidden_layers"] == 1
-        own = {name for name in student.model.state_dict() if "embed_tokens" not in name}
+        own = {f"model.{n}" for n in student.model.state_dict() if "embed_tokens" not in n}
         assert set(file.keys()) == own | {"vocab_ids"}
-        weight = file.get_tensor("layers.0.mlp.up_proj.weight").float()
+        weight = file.get_tensor("model.layers.0.mlp.up_proj.weight").float()
     torch.testing.assert_close(
         weight, student.model.layers[0].mlp.up_proj.weight.detach(), rtol=1e-3, atol=1e-3
     )

@@ -149,7 +149,7 @@ def test_the_rate_rises_then_falls_to_its_end(schedule):
 
 def test_cosine_is_above_linear_in_the_first_half_and_below_in_the_second():
     line, curve = (
-        OptimizerConfig(schedule=s, warmup=0) for s in (Schedule.LINEAR, Schedule.COSINE)
+        OptimizerConfig(schedule=s, warmup=0.0) for s in (Schedule.LINEAR, Schedule.COSINE)
     )
     assert share_of_rate(curve, 0.25) > share_of_rate(line, 0.25)
     assert share_of_rate(curve, 0.75) < share_of_rate(line, 0.75)

@@ -191,6 +191,21 @@ def test_prediction_is_near_what_is_counted(name):
     assert predicted == pytest.approx(counted, rel=0.10)
 
 
+def test_prediction_knows_attention_with_scores():
+    """Eager attention makes scores of all pairs, and a plan for such a model has them."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(3), attn_implementation="eager").train()
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    ids = torch.randint(0, VOCAB, (1, 400))
+    with apply_layers(model, None), LiveBytes() as counter:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    predicted = predict_peak(
+        model.config, lambda made: apply_layers(made, None), 1, 400, torch.float32
+    ).total
+    assert predicted == pytest.approx(counter.peak, rel=0.10)
+
+
 def test_views_and_changes_in_place_are_no_new_bytes():
     given = torch.zeros(100)
     with LiveBytes() as counter:

@@ -351,7 +351,7 @@ class TrainConfig:
             at_least(getattr(self, name), 0, name)
 
 
-def at_least(value: float, least: float, setting: str) -> None:
+def at_least(value: int | float, least: int | float, setting: str) -> None:
     """Refuse a number that is too small.
 
     Raises:

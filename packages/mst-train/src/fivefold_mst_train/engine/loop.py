@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from fivefold import UserError
@@ -26,6 +26,7 @@ B_contra = TypeVar("B_contra", contravariant=True)
 B_co = TypeVar("B_co", covariant=True)
 
 
+@runtime_checkable
 class Trainee(Protocol[B_contra]):
     """What is trained: gives the loss of a batch."""
 
@@ -40,6 +41,7 @@ class Trainee(Protocol[B_contra]):
         ...
 
 
+@runtime_checkable
 class StepBatches(Protocol[B_co]):
     """What one process trains on in one step."""
 
@@ -59,6 +61,7 @@ class StepBatches(Protocol[B_co]):
         ...
 
 
+@runtime_checkable
 class Source(Protocol[B_co]):
     """Where batches come from: the same step gives the same batches, whenever it is asked."""
 

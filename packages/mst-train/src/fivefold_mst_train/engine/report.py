@@ -49,7 +49,7 @@ def conclude(session: Session, run: Run, ranks: Ranks) -> None:
         run.print(f"try it: fivefold generate model={session.saved} prompt=…")
 
 
-def _shown(name: str, value: float) -> str:
+def _shown(name: str, value: int | float) -> str:
     if name.endswith("_bytes"):
         return in_units(int(value))
     return f"{value:,.0f}" if name in ("steps", "tokens") else f"{value:,.4g}"

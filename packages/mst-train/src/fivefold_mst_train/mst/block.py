@@ -56,7 +56,7 @@ class BlockCall:
     """One call of a layer: its parts, its parameters, and the tiles they run in."""
 
     def __init__(
-        self, layer: nn.Module, tiles: BlockTiles, given: dict[str, Any], autocast: Autocast
+        self, layer: Any, tiles: BlockTiles, given: dict[str, Any], autocast: Autocast
     ) -> None:
         """Collect what the parts of a layer need.
 
@@ -66,14 +66,14 @@ class BlockCall:
             given: what the model passes to its layers by name.
             autocast: what holds in forward.
         """
-        self.layer: Any = layer
+        self.layer = layer
         self.tiles, self.autocast = tiles, autocast
         given = dict(given)
         given.pop("past_key_values", None)
         self.cosine, self.sine = given.pop("position_embeddings")
         self.mask = given.pop("attention_mask", None)
         self.given = given
-        attention = self.layer.self_attn
+        attention: Any = self.layer.self_attn
         names = ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm")
         inner = [m for m in (getattr(attention, name, None) for name in names) if m is not None]
         self.first = _trainable([self.layer.input_layernorm, *inner])
@@ -137,7 +137,7 @@ class BlockCall:
             more["sliding_window"] = getattr(attention, "sliding_window", window)
         if hasattr(attention, "attn_logit_softcapping"):
             more["softcap"] = attention.attn_logit_softcapping
-        eager = getattr(sys.modules[_home(attention)], "eager_attention_forward", None)
+        eager: Any = getattr(sys.modules[_home(attention)], "eager_attention_forward", None)
         chosen = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
         made, _ = chosen(
             attention, q, k, v, self.mask, dropout=0.0, scaling=attention.scaling, **more
@@ -157,7 +157,7 @@ class BlockCall:
     def finish(self, attended: Tensor, x: Tensor) -> Tensor:
         """Run the second part of a tile."""
         stream, normed = self.before_mlp(attended, x)
-        made = self.layer.mlp(normed)
+        made: Tensor = self.layer.mlp(normed)
         if self.is_sandwich:
             made = self.layer.post_feedforward_layernorm(made)
         return stream + made
@@ -258,7 +258,7 @@ class _Block(torch.autograd.Function):
         return call.forward(x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: BlockCall = ctx.call
         (x,) = ctx.saved_tensors

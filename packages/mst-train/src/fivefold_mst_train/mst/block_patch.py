@@ -123,7 +123,7 @@ def _differs(layer: nn.Module, tiles: BlockTiles) -> str:
         layer.train(was_training)
     if not isinstance(wanted, Tensor) or wanted.shape != made.shape:
         return "it returns more than hidden states"
-    error = float((wanted.float() - made.float()).abs().max())
+    difference = float((wanted.float() - made.float()).abs().max())
     limit = 0.05 if weight.element_size() < 4 else 1e-4
     scale = max(1.0, float(wanted.float().abs().max()))
-    return "" if error <= limit * scale else f"its result differs by {error:.1e}"
+    return "" if difference <= limit * scale else f"its result differs by {difference:.1e}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -62,6 +62,7 @@ class OpaqueHead:
     transform: Transform | None = None
 
 
+@runtime_checkable
 class OwnHead(Protocol):
     """A head that computes its chunks itself, as one shared by processes does."""
 
@@ -70,8 +71,19 @@ class OwnHead(Protocol):
         """Its parameters, in the order in which gradients are returned."""
         ...
 
-    loss: Callable[..., ChunkResult]
-    """As `chunk_loss`, without the head."""
+    def loss(
+        self,
+        hidden: Float[Tensor, "row hidden"],
+        labels: Int[Tensor, " row"],
+        terms: LossTerms,
+        sums: GradientSums | None,
+        *,
+        wanted: Sequence[bool] = (),
+        row_scale: Float[Tensor, " row"] | None = None,
+        needs_hidden: bool = True,
+    ) -> ChunkResult:
+        """Compute a chunk, as `chunk_loss` does."""
+        ...
 
 
 Head = LinearHead | OpaqueHead | OwnHead

@@ -76,7 +76,7 @@ class DeferredScores:
         return self._then(lambda scores: scores * _scalar(other))
 
     def __rmul__(self, other: Any) -> DeferredScores:
-        return self * other
+        return self.__mul__(other)
 
     def __truediv__(self, other: Any) -> DeferredScores:
         return self._then(lambda scores: scores / _scalar(other))
@@ -90,9 +90,10 @@ class DeferredScores:
         kwargs: Mapping[str, Any] | None = None,
     ) -> DeferredScores:
         """Note an elementwise function of torch."""
-        if function in _ELEMENTWISE and args and isinstance(args[0], DeferredScores):
+        first = args[0] if args else None
+        if function in _ELEMENTWISE and isinstance(first, DeferredScores):
             rest, named = args[1:], kwargs or {}
-            return args[0]._then(lambda scores: function(scores, *rest, **named))
+            return first._then(lambda scores: function(scores, *rest, **named))
         _refuse(getattr(function, "__name__", str(function)))
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -130,7 +131,6 @@ class AbsentScores(Tensor):
     dtype, a device) may look.
     """
 
-    @staticmethod
     def __new__(cls) -> AbsentScores:
         """Make one that holds nothing."""
         return Tensor._make_subclass(cls, torch.empty(0))

@@ -167,7 +167,8 @@ def _width(module: nn.Module, names: tuple[str, ...]) -> int:
     out = getattr(first, "out_features", None) or getattr(first, "nf", None)
     if names and out:
         return int(out)
-    return max(max(getattr(each, "base_layer", each).weight.shape) for each in children)
+    sizes = [max(getattr(each, "base_layer", each).weight.shape) for each in children]
+    return int(max(sizes))
 
 
 def _routed(model: nn.Module) -> Iterator[str]:

@@ -59,8 +59,8 @@ def choose_middle(kernel: Kernel, device: torch.device) -> Middle:
     if kernel is Kernel.TORCH or (kernel is Kernel.AUTO and device.type != "cuda"):
         return torch_middle
     try:
-        probe = [torch.ones(2, device=device) for _ in range(3)]
-        gpu.act_mul_backward(*probe, "silu")
+        gate, up, grad = (torch.ones(2, device=device) for _ in range(3))
+        gpu.act_mul_backward(gate, up, grad, "silu")
     except UnsupportedError as error:
         if kernel is Kernel.AUTO:
             return torch_middle
@@ -105,7 +105,7 @@ class GatedBackward:
         place = self._add(sums, 0, gate_proj, of_gate, x)
         place = self._add(sums, place, up_proj, of_up, x)
         self._add(sums, place, down_proj, grad, product)
-        of_x = of_gate @ gate_proj.weight
+        of_x: Tensor = of_gate @ gate_proj.weight
         return of_x.addmm_(of_up, up_proj.weight)
 
     @staticmethod

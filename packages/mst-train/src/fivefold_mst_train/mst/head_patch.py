@@ -123,7 +123,8 @@ def describe_head(
         kind is nn.Linear or inspect.unwrap(kind.forward) is nn.Linear.forward
     )
     if is_plain:
-        return LinearHead(module.weight, module.bias, transform)
+        linear: Any = module
+        return LinearHead(linear.weight, linear.bias, transform)
     trainable = [each for each in module.parameters() if each.requires_grad]
     return OpaqueHead(function, trainable, transform)
 

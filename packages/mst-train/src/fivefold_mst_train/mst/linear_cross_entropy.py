@@ -125,7 +125,7 @@ class _GradientsInForward(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.held is None:
             raise RuntimeError(
@@ -150,7 +150,7 @@ class _Recompute(torch.autograd.Function):
         return call.losses(hidden)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (hidden,) = ctx.saved_tensors
         of_hidden, rest = ctx.call.gradients(hidden, upstream, ctx.needs_input_grad[1:])
@@ -350,8 +350,9 @@ def _scaled(grad: Tensor, scale: Tensor, dtype: torch.dtype, in_place: bool) -> 
     """Multiply in float32 where `grad` is in half precision: 1/n may underflow there."""
     if grad.dtype in HALF:
         made = grad if in_place else torch.empty_like(grad)
-        for rows, target in zip(grad.split(4096), made.split(4096), strict=True):
-            target.copy_(rows.float() * scale)
+        for start in range(0, len(grad), 4096):
+            rows = slice(start, start + 4096)
+            made[rows] = grad[rows].float() * scale
         return made.to(dtype)
     made = grad.mul_(scale) if in_place else grad * scale
     return made.to(dtype)

@@ -47,7 +47,7 @@ class LayerHandle:
 
     def predicted_peak(self, batch_size: int, seq_len: int) -> int | None:
         """Return the planner's peak of a step."""
-        causal = base_causal(self.model)
+        causal: Any = base_causal(self.model)
         if not all(each.requires_grad for each in causal.parameters()):
             return None
         dtype = next(causal.parameters()).dtype

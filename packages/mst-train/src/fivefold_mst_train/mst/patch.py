@@ -90,7 +90,7 @@ class PatchHandle:
 
     def predicted_peak(self, batch_size: int, seq_len: int) -> int | None:
         """Return the planner's peak of a step, over parameters, gradients and optimizer state."""
-        causal = base_causal(self.model)
+        causal: Any = base_causal(self.model)
         first = next(causal.parameters())
         if not all(each.requires_grad for each in causal.parameters()):
             return None  # adapters: other gradients, other tensors kept
@@ -290,7 +290,8 @@ def _mlp_forward(
         if count <= tile:  # one tile saves nothing: the model's own operations
             return rows(x)
         if settings.recompute is Recompute.NONE:
-            parts = [rows(part) for part in x.reshape(count, x.shape[-1]).split(tile)]
+            flat = x.reshape(count, x.shape[-1])
+            parts = [rows(flat[start : start + tile]) for start in range(0, count, tile)]
             return torch.cat(parts).reshape(*x.shape[:-1], -1)
         hand = GatedBackward(self, activation, middle) if activation else None
         if hand is not None and not hand.suits(x):
@@ -312,9 +313,7 @@ def _identity(self: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def _patch_head(
-    undo: Undo, causal: nn.Module, config: MstConfig, budget: int, first: Tensor
-) -> Report:
+def _patch_head(undo: Undo, causal: Any, config: MstConfig, budget: int, first: Tensor) -> Report:
     name, head = find_head(causal)
     weight = getattr(getattr(head, "base_layer", head), "weight", None)
     vocab = int(causal.config.get_text_config().vocab_size if weight is None else weight.shape[0])

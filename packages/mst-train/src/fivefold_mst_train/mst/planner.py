@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..live_bytes import LiveBytes
@@ -26,6 +26,8 @@ Apply = Callable[[nn.Module], AbstractContextManager[object]]
 """Puts a training method on a model."""
 NAME = "fivefold_planned"
 """The attention implementation of models that are planned for."""
+WITH_SCORES = "fivefold_planned_eager"
+"""The same for models that make scores of all pairs (`attn_implementation=eager`)."""
 SLICES = (2, 3)
 """Layers of the models that are really run."""
 
@@ -48,11 +50,13 @@ def meta_model(config: PretrainedConfig, layers: int, dtype: torch.dtype) -> nn.
     part.num_hidden_layers = layers
     if getattr(part, "layer_types", None):
         part.layer_types = part.layer_types[:layers]
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+    has_scores = getattr(config, "_attn_implementation", None) == "eager"
+    name = WITH_SCORES if has_scores else NAME
+    ALL_ATTENTION_FUNCTIONS.register(name, _attention_with_scores if has_scores else _attention)
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM
-        made: nn.Module = auto.from_config(part, dtype=dtype)
-    made.config._attn_implementation_internal = NAME
+        made: PreTrainedModel = auto.from_config(part, dtype=dtype)
+    made.config._attn_implementation_internal = name
     made.train()
     for weight in made.parameters():
         weight.grad = torch.empty_like(weight)
@@ -89,15 +93,21 @@ def predict_peak(
     config: PretrainedConfig, apply: Apply, batch_size: int, seq_len: int, dtype: torch.dtype
 ) -> Peak:
     """Return the peak of a training step of a whole model (see `simulate`)."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and seq_len > longest:  # how far positions reach is not memory
-        config = copy.deepcopy(config)
-        config.max_position_embeddings = seq_len
+    config = _reaching(config, seq_len)
     few, more = (simulate(config, apply, batch_size, seq_len, dtype, n) for n in SLICES)
     per_layer = (more - few) // (SLICES[1] - SLICES[0])
     layers = int(config.num_hidden_layers)
     total = few + (layers - SLICES[0]) * per_layer
     return Peak(total, per_layer, total - layers * per_layer)
+
+
+def _reaching(config: PretrainedConfig, seq_len: int) -> PretrainedConfig:
+    """Return a config whose positions reach so far, which is no question of memory."""
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and seq_len > longest:
+        config = copy.deepcopy(config)
+        config.max_position_embeddings = seq_len
+    return config
 
 
 def longest_sequence(
@@ -121,10 +131,19 @@ def longest_sequence(
         room: bytes.
         step: to a multiple of so many tokens.
     """
-    known: dict[int, int] = {}
+    low, high = step, 4 * step
+    first, second = (predict_peak(config, apply, batch_size, n, dtype) for n in (low, high))
+    known = {low: first.total - room, high: second.total - room}
+    a_token = (second.per_layer - first.per_layer) / (high - low)
+    more = int(config.num_hidden_layers) - SLICES[0]
+    is_affine = getattr(config, "_attn_implementation", None) != "eager"
 
     def over(tokens: int) -> int:
-        if tokens not in known:
+        if tokens not in known and is_affine:  # one slice is enough: what a layer adds is known
+            few = simulate(_reaching(config, tokens), apply, batch_size, tokens, dtype, SLICES[0])
+            layer = first.per_layer + a_token * (tokens - step)
+            known[tokens] = few + int(more * layer) - room
+        elif tokens not in known:
             known[tokens] = predict_peak(config, apply, batch_size, tokens, dtype).total - room
         return known[tokens]
 
@@ -132,7 +151,6 @@ def longest_sequence(
         slope = max(1e-9, (over(high) - over(low)) / (high - low))
         return int(low - over(low) / slope) // step * step
 
-    low, high = step, 4 * step
     if over(low) > 0:
         return 0
     while over(high) <= 0:
@@ -163,3 +181,26 @@ def _attention(
     )
     out: Tensor = made[0]
     return out.transpose(1, 2).contiguous(), None
+
+
+def _attention_with_scores(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Take the memory of transformers' eager attention: scores, mask, law, for every pair."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (
+        each.repeat_interleave(groups, 1) if groups > 1 else each for each in (key, value)
+    )
+    scores = (query @ key.mT) * (scaling or 1.0)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + scores.new_empty(1, 1, *scores.shape[2:])
+    law = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (law @ value).transpose(1, 2).contiguous(), None

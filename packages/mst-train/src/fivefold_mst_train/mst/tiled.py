@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from .sums import GradientSums
 RowFunction = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class TileBackward(Protocol):
     """Differentiates the function for one tile, by hand."""
 
@@ -99,7 +100,7 @@ class TiledCall:
                 tile = slice(start, stop)
                 with self.states[index].replay() if self.states else nullcontext():
                     of_tile = self._tile_gradient(x[tile], grad[tile], wanted, sums, needs[0])
-                if of_x is not None:
+                if of_x is not None and of_tile is not None:
                     of_x[tile] = of_tile
                 del of_tile
         found = iter(sums.take())
@@ -133,7 +134,7 @@ class _Tiled(torch.autograd.Function):
         return call.run(x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: TiledCall = ctx.call
         x = ctx.saved_tensors[0] if call.saved is None else call.saved.read()

@@ -160,14 +160,16 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         ctx.group = group
+        x = x.contiguous()
         out = torch.empty_like(x)
-        dist.all_to_all_single(out, x.contiguous(), group=group)
+        dist.all_to_all_single(out, x, group=group)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        out = torch.empty_like(grads[0])
-        dist.all_to_all_single(out, grads[0].contiguous(), group=ctx.group)
+        grad = grads[0].contiguous()  # its layout would be the result's, and is not the exchange's
+        out = torch.empty_like(grad)
+        dist.all_to_all_single(out, grad, group=ctx.group)
         return out, None
 
 

@@ -23,6 +23,8 @@ _SHAPE = (
 )
 _QUIET = 0.2
 """Scale of what a new layer adds at first, so that its output is near its input."""
+_SPREAD = 2.0
+"""Standard deviation of the first logits, which is about that of a trained model's."""
 
 
 def new_student(teacher: PreTrainedModel, layers: int, seed: int) -> PreTrainedModel:
@@ -64,7 +66,9 @@ def new_student(teacher: PreTrainedModel, layers: int, seed: int) -> PreTrainedM
         final = _final_norm(student)
         source = _final_norm(teacher)
         if final is not None and source is not None:
-            final.copy_(0.5 * source)
+            rows = plain_rows(teacher, "teacher").float()
+            spread = (rows * source.float()).square().sum(1).mean().sqrt()
+            final.copy_(source * (_SPREAD / spread))
     student.train()
     return student
 
@@ -133,7 +137,7 @@ def write_draft(
         return False
     fields = {name: getattr(config, name) for name in _SHAPE.split()}
     tensors = {
-        name.removeprefix("model."): value.detach().to("cpu", torch.float16).contiguous()
+        name: value.detach().to("cpu", torch.float16).contiguous()
         for name, value in student.state_dict().items()
         if name.startswith("model.") and "embed_tokens" not in name
     }
