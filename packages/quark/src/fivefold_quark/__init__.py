@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import QuarkConfig
     from .engine.coherent import AmplitudeEstimate, Chebyshev, CoherentTest, Replicas, Single
     from .engine.ledger import Ledger
-    from .engine.optimizer import Callback, Incumbent, OptimizationResult, Optimizer, Progress
+    from .engine.optimizer import Incumbent, OptimizationResult, Optimizer, Progress
     from .engine.oracle import Oracle
     from .engine.problem import Model, Problem, Training
     from .engine.samples import Samples
@@ -26,7 +26,7 @@ _HOMES = {
     "config": ("QuarkConfig",),
     "engine.coherent": ("AmplitudeEstimate", "Chebyshev", "CoherentTest", "Replicas", "Single"),
     "engine.ledger": ("Ledger",),
-    "engine.optimizer": ("Callback", "Incumbent", "OptimizationResult", "Optimizer", "Progress"),
+    "engine.optimizer": ("Incumbent", "OptimizationResult", "Optimizer", "Progress"),
     "engine.oracle": ("Oracle",),
     "engine.problem": ("Model", "Problem", "Training"),
     "engine.samples": ("Samples",),
@@ -37,7 +37,6 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Alphabet",
     "AmplitudeEstimate",
-    "Callback",
     "Chebyshev",
     "CoherentTest",
     "EngineName",
