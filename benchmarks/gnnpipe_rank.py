@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from statistics import median
+from typing import Any
 
 import torch
 from fivefold_gnnpipe import GNNPipeConfig, GraphParallelConfig, PlainConfig
@@ -12,6 +13,17 @@ from fivefold_gnnpipe.config import DataConfig, ModelConfig, TrainOptions, Trans
 from fivefold_gnnpipe.engine.api import build_method, make_session
 from fivefold_gnnpipe.engine.models import make_plan
 from fivefold_gnnpipe.engine.sources import load_graph
+
+
+def settings_of(
+    case: dict[str, Any], wire: TransportConfig
+) -> PlainConfig | GraphParallelConfig | GNNPipeConfig:
+    """Return the settings of a case's method."""
+    if case["method"] == "plain":
+        return PlainConfig()
+    if case["method"] == "graph_parallel":
+        return GraphParallelConfig(transport=wire)
+    return GNNPipeConfig(transport=wire, **case["settings"])
 
 
 def main() -> None:
@@ -23,12 +35,7 @@ def main() -> None:
     options = TrainOptions(epochs=1 << 20, eval_every=1 << 20)
     session = make_session(options, "cpu", torch.float32)
     wire = TransportConfig(timeout=600.0)
-    settings = {
-        "plain": lambda: PlainConfig(),
-        "graph_parallel": lambda: GraphParallelConfig(transport=wire),
-        "gnnpipe": lambda: GNNPipeConfig(transport=wire, **case["settings"]),
-    }[case["method"]]()
-    method = build_method(settings, plan, data, session)
+    method = build_method(settings_of(case, wire), plan, data, session)
     reports = [method.epoch(index) for index in range(case["epochs"])][1:]
     facts = method.facts()
     print(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from fivefold.result import Result
-from fivefold_quark import Chebyshev, Replicas
+from fivefold_quark import Chebyshev, CoherentTest, Replicas
 from fivefold_quark.config import NoiseConfig
 from fivefold_quark.engine.engines.choosing import build_engine
 from fivefold_quark.engine.problems.warm_ups import not_and, xor
 
-_TESTS = {"xor": Replicas(2), "not_and": Chebyshev(3, 0.5)}
+_TESTS: dict[str, CoherentTest] = {"xor": Replicas(2), "not_and": Chebyshev(3, 0.5)}
 """Two copies bring NOT-AND nothing: its mean score is above one half."""
 _K = 1
 

@@ -40,4 +40,5 @@ def act_mul_backward(
         wide_up = up.detach().double().requires_grad_()
         product = ACTIVATIONS[activation](wide_gate) * wide_up
         grads = torch.autograd.grad(product, (wide_gate, wide_up), grad.double())
-    return (product.detach().to(gate.dtype), *(each.to(gate.dtype) for each in grads))
+    of_gate, of_up = (each.to(gate.dtype) for each in grads)
+    return product.detach().to(gate.dtype), of_gate, of_up

@@ -33,7 +33,7 @@ class CudaGraphRecorder:
             RuntimeError: the driver, or an operation of the pass, does not let itself be recorded.
         """
         with torch.cuda.device(self._device):
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 run()

@@ -225,7 +225,7 @@ def can_speed_up(module: nn.Module) -> bool:
 
 
 def _onednn() -> Kernels | None:
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    available = torch.backends.mkldnn.is_available()
     return Kernels("onednn", OneDnnProduct) if available else None
 
 

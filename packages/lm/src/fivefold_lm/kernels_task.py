@@ -39,7 +39,7 @@ def examine_libraries(rows: list[int]) -> Iterator[Finding]:
     except UnsupportedError:
         library = None
     products: dict[str, Callable[[Tensor], Callable[[Tensor], Tensor]]] = {"torch": _stock}
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if torch.backends.mkldnn.is_available():
         products["onednn"] = partial(OneDnnProduct, bias=None)
     for name, pack in products.items():
         for dtype in (torch.float32, torch.bfloat16):

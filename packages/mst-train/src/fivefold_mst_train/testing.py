@@ -129,7 +129,7 @@ class TrainingMethodSuite:
     def step(self, model: nn.Module, batch: dict[str, Tensor], scale: float = 1.0) -> Tensor:
         """Run forward and backward; return the loss."""
         loss: Tensor = model(**batch, use_cache=False).loss
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        (loss * scale).backward()
         return loss.detach()
 
     def expected(self, batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,7 +137,7 @@ class TrainingMethodSuite:
         model = self.model()
         for batch in batches:
             loss = plain_loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.detach(), gradients(model)
 
     def _assert_equal(self, batches: Sequence[dict[str, Tensor]]) -> None:
@@ -184,7 +184,7 @@ class TrainingMethodSuite:
         """Each parameter's post-accumulate hook fires once a backward."""
         model, fired = self.model(), []
         hooks = [
-            weight.register_post_accumulate_grad_hook(lambda _, name=name: fired.append(name))  # type: ignore[no-untyped-call]
+            weight.register_post_accumulate_grad_hook(lambda _, name=name: fired.append(name))
             for name, weight in model.named_parameters()
         ]
         with self.method().apply(model):

@@ -195,7 +195,7 @@ class Loop(Generic[B]):
             is_last = place == len(data.batches)
             loss = self.trainee.loss(batch, data.num_labels, is_last)
             # gradients are averaged over processes, and the loss is a sum over them
-            (loss * self.ranks.size).backward()  # type: ignore[no-untyped-call]
+            (loss * self.ranks.size).backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 

@@ -41,7 +41,7 @@ class OptimizerInBackward(Optimizer):
         super().__init__(groups, dict(self._each[0].defaults) if self._each else {})
         self._share()
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(self._stepping(each))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(self._stepping(each))
             for parameter, each in zip(self._parameters, self._each, strict=True)
         ]
 
