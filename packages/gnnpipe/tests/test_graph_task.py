@@ -218,7 +218,7 @@ def launched(folder: Path, size: int, *words: str) -> list[tuple[int, str, str]]
     """Run the command line on several ranks, as torchrun starts them."""
     common = [*QUICK, "plots=false", "training=graph_parallel", *words]
     command = [sys.executable, "-m", "fivefold", "graph", *common, f"hydra.run.dir={folder}"]
-    return finish_ranks(start_ranks(command, size), timeout=120)
+    return finish_ranks(start_ranks(command, size), timeout=120.0)
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_killed_rank_ends_all_with_its_name_and_the_run_resumes(tmp_path):
     )
     words = [*QUICK, "plots=false", "training=graph_parallel", "epochs=6", "checkpoint_every=2"]
     words += ["training.transport.timeout=20", f"hydra.run.dir={tmp_path / 'cut'}"]
-    ends = finish_ranks(start_ranks([sys.executable, "-c", program, "graph", *words], 2), 120)
+    ends = finish_ranks(start_ranks([sys.executable, "-c", program, "graph", *words], 2), 120.0)
     assert ends[1][0] == 7
     assert ends[0][0] == 2, ends[0]
     assert "rank 1" in ends[0][2]
@@ -271,7 +271,7 @@ def test_ranks_with_other_settings_are_told_apart(tmp_path):
         "import os, sys\nfrom fivefold.cli import main\n"
         "sys.exit(main([*sys.argv[1:], f'lr=0.0{1 + int(os.environ[\"RANK\"])}']))\n"
     )
-    ends = finish_ranks(start_ranks([sys.executable, "-c", program, "graph", *words], 2), 120)
+    ends = finish_ranks(start_ranks([sys.executable, "-c", program, "graph", *words], 2), 120.0)
     assert [status for status, _, _ in ends] == [2, 2]
     assert all("rank 1 has 0.02 and rank 0 has 0.01 (lr=" in err for _, _, err in ends), ends
 

@@ -48,6 +48,7 @@ def test_slow_link_makes_one_device_the_answer_for_a_small_graph():
     assert ways_of("karate", layers=4, devices=2, mbit=0.01).best().name == "one device"
 
 
+@pytest.mark.slow
 def test_simulated_seconds_follow_the_link():
     # so slow that what this machine does beside it does not matter; nobody waits in earnest
     slow = ways_of("preferential", mbit=0.01, nodes=300, degree=10.0, features=8)

@@ -14,7 +14,7 @@ STALE = {"stages": 2, "chunks": 8, "cuts": [3], "history": {"refresh": 3}}
 
 def launch(size, **case):
     case = {"epochs": 7, "settings": STALE, **case}
-    return finish_ranks(start_ranks([sys.executable, RANK, json.dumps(case)], size), 240)
+    return finish_ranks(start_ranks([sys.executable, RANK, json.dumps(case)], size), 240.0)
 
 
 @pytest.fixture
@@ -38,9 +38,11 @@ def result(ends):
     ("size", "settings", "model"),
     [
         (2, STALE, "gcnii"),
-        (2, {**STALE, "initial": "send"}, "gcnii"),
-        (4, {**STALE, "ways": 2, "chunks": 16}, "resgcn"),
-        (4, {"stages": 4, "chunks": 16, "cuts": [1, 3, 5]}, "gcnii"),
+        pytest.param(2, {**STALE, "initial": "send"}, "gcnii", marks=pytest.mark.slow),
+        pytest.param(4, {**STALE, "ways": 2, "chunks": 16}, "resgcn", marks=pytest.mark.slow),
+        pytest.param(
+            4, {"stages": 4, "chunks": 16, "cuts": [1, 3, 5]}, "gcnii", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_processes_have_the_bits_and_bytes_of_one_process(one_process, size, settings, model):

@@ -27,14 +27,14 @@ from fivefold_gnnpipe.pipe.config import (
         (lambda: GNNPipeConfig(stages=3, cuts=[2]), "training.cuts"),
         (lambda: GNNPipeConfig(stages=3, cuts=[2, 2]), "training.cuts"),
         (lambda: GNNPipeConfig(stages=2, cuts=[0]), "training.cuts"),
-        (lambda: GNNPipeConfig(cross_gradient=-1), "training.cross_gradient"),
+        (lambda: GNNPipeConfig(cross_gradient=-1.0), "training.cross_gradient"),
         (lambda: GNNPipeConfig(mode=Mode.SWEEP), "training.sweep.seeds"),
         (lambda: SweepConfig(lr=[0.0]), "training.sweep.lr"),
         (lambda: HistoryConfig(refresh=0), "training.history.refresh"),
-        (lambda: HistoryConfig(auto_refresh=0), "training.history.auto_refresh"),
-        (lambda: PlanConfig(link_mbit=0), "link_mbit"),
+        (lambda: HistoryConfig(auto_refresh=0.0), "training.history.auto_refresh"),
+        (lambda: PlanConfig(link_mbit=0.0), "link_mbit"),
         (lambda: PlanConfig(devices=-1), "devices"),
-        (lambda: TransportConfig(emulate_mbit=0), "training.transport.emulate_mbit"),
+        (lambda: TransportConfig(emulate_mbit=0.0), "training.transport.emulate_mbit"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(make, setting):

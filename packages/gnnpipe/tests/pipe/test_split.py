@@ -14,7 +14,7 @@ def largest(costs, cuts):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=10), st.integers(1, 10))
+@given(st.lists(st.integers(1, 50).map(float), min_size=1, max_size=10), st.integers(1, 10))
 def test_split_is_the_best_of_all_splits(costs, stages):
     if stages > len(costs):
         with pytest.raises(ValueError, match="stages"):

@@ -31,7 +31,7 @@ def shift(transport, rows, rounds):
     return total
 
 
-def launch(case, size, timeout=60):
+def launch(case, size, timeout=60.0):
     return finish_ranks(start_ranks([sys.executable, RANK, case], size), timeout)
 
 
@@ -91,9 +91,9 @@ def test_killed_rank_ends_every_other_rank_with_one_line_that_names_it(size):
 
 def test_silent_rank_is_given_up_within_the_timeout_and_named():
     ranks = start_ranks([sys.executable, RANK, "silent"], 3)
-    ends = finish_ranks([ranks[0], ranks[2]], 40)
+    ends = finish_ranks([ranks[0], ranks[2]], 40.0)
     ranks[1].kill()
-    finish_ranks([ranks[1]], 10)
+    finish_ranks([ranks[1]], 10.0)
     for status, _, err in ends:
         assert status == 2
         assert "rank 1 was silent for 5 s" in err

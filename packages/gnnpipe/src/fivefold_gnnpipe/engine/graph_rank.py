@@ -33,7 +33,7 @@ class GraphShard:
     """The other vertices that it aggregates."""
     edges: Edges
     """From own and remote rows to its own."""
-    gives: dict[int, Int[Tensor, " sent"]]
+    gives: dict[int, Int[Tensor, " _"]]
     """For each other part that reads some: which of its own rows, by position."""
     takes: dict[int, int]
     """For each other part that it reads: how many rows."""

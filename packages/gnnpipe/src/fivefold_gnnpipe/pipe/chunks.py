@@ -38,7 +38,7 @@ class Chunk:
     """Where its vertices stand in the halo."""
     edges: Edges
     """From positions in the halo to positions in `ids`."""
-    gives: dict[int, Int[Tensor, " sent"]]
+    gives: dict[int, Int[Tensor, " _"]]
     """For each other way that reads some of its vertices: which, by position in `ids`."""
 
 
@@ -56,7 +56,7 @@ class WayTable:
     """The slot in which each of those is processed, here or by another way."""
     chunks: list[Chunk]
     """Its chunks, by slot."""
-    takes: list[dict[int, Int[Tensor, " taken"]]]
+    takes: list[dict[int, Int[Tensor, " _"]]]
     """By slot: for each other way, where the rows it sends then stand in the buffers."""
 
     @property

@@ -88,7 +88,7 @@ class TwinEpoch:
 
     loss: Float[Tensor, ""]
     """The loss, to descend from."""
-    stored: list[Float[Tensor, "node dim"]]
+    stored: list[Float[Tensor, "node _"]]
     """By layer: the rows that become the history."""
 
 
@@ -98,7 +98,7 @@ def twin_epoch(
     edges: Edges,
     masks: Masks,
     turn: Int[Tensor, " node"],
-    history: list[Float[Tensor, "node dim"]],
+    history: list[Float[Tensor, "node _"]],
     *,
     crossing: float = 2.0,
     first_is_fresh: bool = True,
@@ -142,7 +142,7 @@ def twin_by_autograd(
     edges: Edges,
     masks: Masks,
     turn: Int[Tensor, " node"],
-    history: list[Float[Tensor, "node dim"]],
+    history: list[Float[Tensor, "node _"]],
     *,
     first_is_fresh: bool = True,
 ) -> TwinEpoch:
