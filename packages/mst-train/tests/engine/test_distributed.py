@@ -52,7 +52,8 @@ def assert_same(folder, alone):
                 assert own[name] == pytest.approx(other[name], rel=1e-4), (kind, name)
 
 
-@pytest.mark.parametrize("method", ["plain", pytest.param("mst", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["plain", "mst"])
 def test_two_processes_train_as_one(start, alone, tmp_path, method):
     given = [*words(tmp_path), "accumulate=2", f"training={method}"]
     status, said = torchrun(start, tmp_path, *given)

@@ -78,6 +78,10 @@ def run(arch, overrides, batches, dtype=torch.float64):
     return loss, gradients(model), handle
 
 
+def wide(grads):
+    return {name: grad.double() for name, grad in grads.items()}
+
+
 @pytest.mark.parametrize(
     "arch", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox", "phi"]
 )
@@ -90,7 +94,9 @@ def test_gradients_are_those_of_plain_training_on_every_architecture(arch, more)
     loss, got, _ = run(arch, ["training=mst", *TILES, *more], [batch], torch.float32)
     wanted_loss, wanted, _ = run(arch, ["training=plain"], [batch], torch.float32)
     torch.testing.assert_close(loss, wanted_loss, rtol=1e-6, atol=1e-6)
-    assert worst_error(got, wanted) < 2e-6
+    _, exact, _ = run(arch, ["training=plain"], [batch])  # as near to it as plain training is
+    own, plain = (worst_error(wide(grads), wide(exact)) for grads in (got, wanted))
+    assert own < 1.25 * plain + 1e-6
 
 
 @pytest.mark.parametrize("rows", [1, 3])

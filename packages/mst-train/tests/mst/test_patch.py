@@ -10,6 +10,7 @@ import torch
 from fivefold import UserError
 from fivefold_lm.testing import tiny_model
 from fivefold_mst_train import MstConfig, apply_mst
+from fivefold_mst_train._words import HeadImpl, Kernel
 from fivefold_mst_train.config import BlockConfig, HeadConfig, MlpConfig
 from fivefold_mst_train.testing import (
     exact_norms,
@@ -149,7 +150,7 @@ def test_second_call_with_the_same_settings_changes_nothing():
 def test_a_failed_apply_leaves_nothing_behind():
     module = model()
     before = {name: sorted(vars(each)) for name, each in module.named_modules()}
-    config = MstConfig(mlp=MlpConfig(kernel="triton"), head=HeadConfig(impl="eager"))
+    config = MstConfig(mlp=MlpConfig(kernel=Kernel.TRITON), head=HeadConfig(impl=HeadImpl.EAGER))
     with pytest.raises(UserError):
         apply_mst(tiny_model("gpt2", VOCAB).module, config)
     with pytest.raises(UserError, match="Triton"):

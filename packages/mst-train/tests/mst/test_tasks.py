@@ -25,6 +25,7 @@ def ended(task, *overrides):
     return run.result
 
 
+@pytest.mark.slow
 def test_plan_of_a_local_config(folder, capsys):
     result = ended("train plan", f"model={folder}", "seq_len=4096", "device_memory=200MiB")
     figures = result.figures
@@ -37,6 +38,7 @@ def test_plan_of_a_local_config(folder, capsys):
     assert "longest sequence" in printed
 
 
+@pytest.mark.slow
 def test_plan_counts_what_does_not_depend_on_the_sequence(folder):
     result = ended("train plan", f"model={folder}", "device_memory=200MiB", "model.dtype=float32")
     row = next(row for row in result.rows if row["training"] == "mst")
@@ -46,6 +48,7 @@ def test_plan_counts_what_does_not_depend_on_the_sequence(folder):
     assert row["optimizer_bytes"] == 2 * size
 
 
+@pytest.mark.slow
 def test_longest_sequence_just_fits(folder):
     """One more step does not."""
     longest = ended("train plan", f"model={folder}", "device_memory=60MiB").figures["longest_mst"]
@@ -57,6 +60,7 @@ def test_longest_sequence_just_fits(folder):
         assert row["fits"] is fits
 
 
+@pytest.mark.slow
 def test_plan_of_the_issues_model_needs_no_network():
     """The shape of Llama 3.1 8B: mini-sequences reach several times further than checkpoints."""
     result = ended(

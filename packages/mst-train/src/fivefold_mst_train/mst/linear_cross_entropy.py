@@ -219,7 +219,7 @@ def linear_cross_entropy(
     transform: Transform | None = None,
     num_items: Tensor | int | None = None,
     chunk_tokens: int = 2048,
-    strategy: HeadStrategy = HeadStrategy.GRAD_IN_FORWARD,
+    strategy: HeadStrategy | str = HeadStrategy.GRAD_IN_FORWARD,
     in_float32: bool = True,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,

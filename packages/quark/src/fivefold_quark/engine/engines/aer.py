@@ -104,7 +104,7 @@ class AerEngine(Simulated):
         return self.execute(test, self.build(test, max_k), max_k)
 
 
-def readable(size: float) -> str:
+def readable(size: int | float) -> str:
     """Return bytes as people read them."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
