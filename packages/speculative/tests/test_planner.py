@@ -54,7 +54,7 @@ class TestSwitchingWithoutReplacement(Switching):
 class TestChoice(DrafterSuite):
     """`drafting=auto` itself on the toy: whatever it plans, it is the target's text."""
 
-    overrides = ["drafting=auto", "drafting.methods=[chain]"]
+    overrides = ["drafting=auto", "drafting.methods=[chain]", "drafting.trials=0"]
     samples = 5_000
 
 
