@@ -5,9 +5,10 @@ Light: importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fivefold import Choice, Method, Run, Task, UserError
@@ -291,18 +292,27 @@ def check_pair(config: Any, run: Run) -> None:
     greedy = run.node("sampling", SamplingConfig).temperature == 0
     for method, settings in chosen_methods(config, run):
         if isinstance(settings, AutoConfig):
-            for name in settings.methods:
-                _check_installed(name, run)
+            check_methods(settings.methods, partial(run.choose, "drafting"))
         check_rule(config.rule, proposals_of(settings, method.provides, greedy), greedy)
 
 
-def _check_installed(name: str, run: Run) -> None:
-    try:
-        run.choose("drafting", name)
-    except UserError as error:
-        raise UserError(
-            error.problem, setting="drafting.methods", value=name, remedy=error.remedy
-        ) from error
+def check_methods(names: Sequence[str], look_up: Callable[[str], object]) -> None:
+    """Refuse methods for a planner to choose among that are not installed.
+
+    Args:
+        names: of the methods.
+        look_up: finds a drafting method by its name, or refuses it.
+
+    Raises:
+        UserError: names `drafting.methods`.
+    """
+    for name in names:
+        try:
+            look_up(name)
+        except UserError as error:
+            raise UserError(
+                error.problem, setting="drafting.methods", value=name, remedy=error.remedy
+            ) from error
 
 
 def chosen_methods(config: Any, run: Run) -> list[tuple[Method, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..candidates import Candidate
 from ..draft_model import DraftKind
 from ..measuring import remembered_acceptance
 from ..session import Session
-from ..task_configs import TASKS
+from ..task_configs import TASKS, check_methods
 from .machine import MachineProfile
 from .notes import note_path, write_note
 from .offers import AUTO, PLAIN, Offer
@@ -168,13 +169,7 @@ class _Acceptance:
 def _methods(names: Sequence[str]) -> list[Method]:
     task = TASKS[0]
     known = installed().methods(task, "drafting")
-    for name in names:
-        try:
-            installed().method(task, "drafting", name)
-        except UserError as error:
-            raise UserError(
-                error.problem, setting="drafting.methods", value=name, remedy=error.remedy
-            ) from error
+    check_methods(names, partial(installed().method, task, "drafting"))
     return [
         method
         for name, method in known.items()
