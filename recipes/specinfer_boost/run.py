@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fivefold_speculative.drafts import SHIPPED
@@ -52,7 +52,7 @@ def steps(options: argparse.Namespace, size: Size) -> list[list[str]]:
         [str(LOOP / "check.py"), "--target", options.target, *text, *chat],
         [
             *(str(HERE / "boost.py"), *common, *text, *features, *start, "--out", str(out)),
-            *("--minutes", str(options.minutes or size.minutes)),
+            *("--minutes", str(size.minutes)),
         ],
         [
             *(str(HERE / "coverage.py"), *drafts, *common, *start, *judged, *chat),
@@ -68,10 +68,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of everything made")
     parser.add_argument("--start", type=Path, default=SHIPPED["smollm2_independent"].path)
     parser.add_argument("--minutes", type=float, help="of training, for each draft")
+    parser.add_argument("--shards", type=int, help="of text, 128 rows each")
     parser.add_argument("--quick", action="store_true", help="minutes in all, to see that it works")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    for step in steps(options, QUICK if options.quick else FULL):
+    size = QUICK if options.quick else FULL
+    size = replace(size, shards=options.shards or size.shards)
+    size = replace(size, minutes=options.minutes or size.minutes)
+    for step in steps(options, size):
         print("$", *step, flush=True)
         subprocess.run([sys.executable, *step], check=True)
 
