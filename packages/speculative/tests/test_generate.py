@@ -137,6 +137,7 @@ def test_a_prompt_too_long_for_the_context_costs_only_itself(generate, tmp_path)
     path.write_text("\n".join(map(json.dumps, prompts)))
     run, shown = generate(f"input={path}")
     assert "long has 300 tokens" in shown.err
+    assert json.loads(shown.out.splitlines()[0]) == run.result.rows[0]
     assert [row.get("error") is None for row in run.result.rows] == [False, True]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,9 @@ from .answers import Answer, Job, Piece, answer, failure, make_jobs
 from .engine import Engine
 from .prompt_sets import BrokenLine, Prompt, holds_records
 from .task_configs import GenerateConfig
+
+Records = Callable[[Mapping[str, object]], None]
+"""Takes a finished record."""
 
 
 def answer_prompts(
@@ -39,15 +42,22 @@ def answer_prompts(
         UserError: the model cannot be loaded, or the only prompt cannot be answered.
     """
     engine = Engine.of(run, config.rule)
-    jobs = encode(engine, prompts, config, run, file)
-    write(engine, jobs, config, run, shown_by(config, len(jobs), run, file), file)
+    records = records_to(config, run, file)
+    jobs = encode(engine, prompts, config, run, records)
+    if records is not None:
+        shown: Shown = _Listed(records)
+    else:
+        shown = _Streamed(run) if len(jobs) == 1 else _Headed(run, len(jobs))
+    write(engine, jobs, config, run, shown, records)
 
 
-def shown_by(config: GenerateConfig, count: int, run: Run, file: AnswerFile | None) -> Shown:
-    """Return how so many answers are shown: as text where no records are asked for or read."""
+def records_to(config: GenerateConfig, run: Run, file: AnswerFile | None) -> Records | None:
+    """Return what takes a record: the file, else standard output; None: text is asked for."""
+    if file is not None:
+        return file.write
     if config.output or holds_records(config.input):
-        return _Listed(run, file)
-    return _Streamed(run) if count == 1 else _Headed(run, count)
+        return lambda record: run.print(json.dumps(record, ensure_ascii=False))
+    return None
 
 
 def encode(
@@ -55,7 +65,7 @@ def encode(
     prompts: Sequence[Prompt | BrokenLine],
     config: GenerateConfig,
     run: Run,
-    file: AnswerFile | None,
+    records: Records | None,
 ) -> list[Job]:
     """Turn prompts into jobs; what cannot be answered is reported at once, the rest goes on.
 
@@ -72,29 +82,29 @@ def encode(
                 raise
             num_failed += 1
             reason = str(prompt) if isinstance(prompt, BrokenLine) else str(error)
-            report_failure(prompt.id, reason, error, run, file)
+            report_failure(prompt.id, reason, error, run, records)
     run.figure("num_prompts", len(prompts))
     run.figure("num_failed", num_failed)
     return jobs
 
 
 def report_failure(
-    prompt_id: str, reason: str, error: UserError, run: Run, file: AnswerFile | None
+    prompt_id: str, reason: str, error: UserError, run: Run, records: Records | None
 ) -> None:
     """Say that a prompt could not be answered.
 
     Args:
         prompt_id: the prompt's name.
-        reason: what its record in `result.json` and in the file says.
+        reason: what its record says.
         error: what the screen says.
         run: the run.
-        file: where records go, if they go to one.
+        records: takes the record beside `result.json`, where records are asked for.
     """
     record = failure(prompt_id, reason)
     run.fail(error)
     run.row(**record)
-    if file is not None:
-        file.write(record)
+    if records is not None:
+        records(record)
 
 
 def _jobs_of(
@@ -120,7 +130,7 @@ def write(
     config: GenerateConfig,
     run: Run,
     shown: Shown,
-    file: AnswerFile | None,
+    records: Records | None,
 ) -> None:
     """Decode all jobs; every finished answer is shown, recorded and filed before the next.
 
@@ -139,7 +149,7 @@ def write(
         if len(jobs) == 1:
             raise error
         for job in left:
-            report_failure(job.prompt.id, str(error), error, run, file)
+            report_failure(job.prompt.id, str(error), error, run, records)
 
     events = answer(
         engine,
@@ -243,20 +253,17 @@ class _Headed:
 
 
 class _Listed:
-    """Many answers: JSONL into the file, else to standard output."""
+    """Many answers: a record each."""
 
-    def __init__(self, run: Run, file: AnswerFile | None) -> None:
-        self._run, self._file = run, file
+    def __init__(self, records: Records) -> None:
+        self._records = records
 
     def piece(self, piece: Piece) -> None:
         """Wait for the whole answer."""
 
     def answer(self, answer: Answer) -> None:
         """Write one line."""
-        if self._file is not None:
-            self._file.write(answer.row())
-        else:
-            self._run.print(json.dumps(answer.row(), ensure_ascii=False))
+        self._records(answer.row())
 
     def close(self) -> None:
         """Every line is ended already."""
