@@ -1,5 +1,7 @@
 """Which build of the kernels is used, and what is said when there is none."""
 
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -64,6 +66,25 @@ def test_library_is_compiled_once(monkeypatch, folder):
     monkeypatch.setattr(build, "compile_into", lambda *a: compiled.append(a))
     cpu_library("portable", folder)
     assert compiled == []
+
+
+@COMPILES
+@pytest.mark.parametrize("damage", [b"", b"no library", b"\x7fELF"])
+def test_damaged_library_is_compiled_again(monkeypatch, folder, tmp_path, damage):
+    cpu_library("portable", folder)
+    key = next(key for name, key in build._LOADED if name == "portable")
+    whole, file = folder / f"portable-{key}.so", tmp_path / f"portable-{key}.so"
+    build._LOADED.clear()
+    file.write_bytes(damage)
+    monkeypatch.setattr(build, "compile_into", lambda to, *_: shutil.copy(whole, to))
+    assert cpu_library("portable", tmp_path).ff_lanes() == 4
+
+
+@COMPILES
+def test_library_that_cannot_be_loaded_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "compile_into", lambda to, *_: to.write_bytes(b"no library"))
+    with pytest.raises(UnsupportedError, match=f"cannot be loaded from {re.escape(str(tmp_path))}"):
+        cpu_library("portable", tmp_path)
 
 
 @COMPILES

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -80,19 +79,30 @@ def _loaded(
     key = _key(compiler, flags)
     if (name, key) not in _LOADED:
         file = (folder or default_folder()) / f"{name}-{key}.so"
-        if not file.is_file():
+        library = _opened(file) if file.is_file() else None
+        if library is None:  # never compiled, or damaged
             say(f"compiling the CPU kernels for {name} (once)")
             compile_into(file, compiler, flags)
-        try:
-            _LOADED[name, key] = declare(ctypes.CDLL(str(file)))
-        except OSError as error:
-            raise UnsupportedError(f"the kernels for {name} cannot be loaded ({error})") from error
+            library = _opened(file)
+        if library is None:
+            raise UnsupportedError(
+                f"the kernels for {name} cannot be loaded from {file}; may programs run there?"
+            )
+        _LOADED[name, key] = library
     return _LOADED[name, key]
 
 
+def _opened(file: Path) -> ctypes.CDLL | None:
+    """Return a compiled library with its functions declared; None: it is damaged."""
+    try:
+        return declare(ctypes.CDLL(str(file)))
+    except (OSError, AttributeError):  # no library, or one that lacks a function
+        return None
+
+
 def default_folder() -> Path:
-    """Return the folder for compiled libraries when the caller has none."""
-    return Path(tempfile.gettempdir()) / f"fivefold-kernels-{os.getuid()}"
+    """Return the folder for compiled libraries when the caller has none: the user's own cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fivefold-kernels"
 
 
 def find_compiler() -> str:
