@@ -115,7 +115,7 @@ def tried(monkeypatch, seen):
 def test_what_is_fastest_in_trials_is_chosen_whatever_was_predicted(monkeypatch, session):
     seen = {
         "none": (1.0, 0.010),
-        "chain (length=3)": [(2.0, 0.018), (2.0, 0.001), (2.0, 0.018)],  # once the clock jumped
+        "chain (length=3)": [(2.0, 0.018), (2.0, 0.001), (2.0, 0.018)],  # the clock jumped once
         "chain (length=2)": (2.0, 0.017),
         "expansion (widths=[2])": (1.9, 0.014),
     }
@@ -127,7 +127,20 @@ def test_what_is_fastest_in_trials_is_chosen_whatever_was_predicted(monkeypatch,
     assert plan.best.seconds_a_step == pytest.approx(0.014)
     # The two best of a method, none that promises much less than plain decoding, in turns.
     assert asked[:4] == ["none", "chain (length=3)", "expansion (widths=[2])", "chain (length=2)"]
-    assert len(asked) == 3 * 4
+    assert len(asked) == 3 * 4 + 3 * 3  # all for three rounds, the best two for three more
+    assert asked[-3:] == ["none", "expansion (widths=[2])", "chain (length=2)"]
+
+
+def test_a_finalist_is_judged_by_all_its_rounds(monkeypatch, session):
+    lucky = [(2.0, 0.010)] * 3 + [(2.0, 0.030)] * 3
+    seen = {
+        "none": (1.0, 0.010),
+        "chain (length=3)": lucky,
+        "chain (length=2)": (2.0, 0.012),
+        "expansion (widths=[2])": (2.0, 0.011),
+    }
+    tried(monkeypatch, seen)
+    assert planned(monkeypatch, session, FOUND).best.label == "expansion (widths=[2])"
 
 
 def test_plain_decoding_is_taken_where_trials_keep_no_promise(monkeypatch, session):

@@ -23,7 +23,7 @@ from ..task_configs import TASKS, check_methods
 from .machine import MachineProfile
 from .notes import note_path, write_note
 from .offers import AUTO, PLAIN, Offer
-from .trials import try_offers
+from .trials import try_offers, winner
 
 _FOLDER = "plans"
 
@@ -116,7 +116,7 @@ def _planned(
     tried = {place: trial.ratio for place, trial in seen.items()}
     promised = {place: one.promise / offers[0].promise for place, one in enumerate(offers)}
     ratios = tried or promised
-    place = max(ratios, key=ratios.__getitem__)
+    place = winner(seen) if seen else max(ratios, key=ratios.__getitem__)
     return Plan(tuple(offers), place if ratios[place] >= 1 + margin else 0, tried)
 
 

@@ -8,8 +8,8 @@ tried.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from fivefold import UserError
@@ -30,6 +30,8 @@ from .offers import PLAIN, Offer
 _MOST = 6
 """Offers that are tried."""
 _OF_ONE_METHOD = 2
+_FINALISTS = 2
+"""Offers that are tried for as many rounds again."""
 _HOPELESS = 0.8
 """Share of plain decoding's speed below which a promise is not worth a trial."""
 _SECONDS = 1.0
@@ -46,11 +48,17 @@ class Trial:
         tokens: of a row's step.
         seconds: of a step.
         ratio: tokens a second over plain decoding of the same prompts, the median over rounds.
+        rounds: of it.
     """
 
     tokens: float
     seconds: float
     ratio: float
+    rounds: int
+
+
+Steps = list[tuple[float, float]]
+"""Tokens of a row's step and seconds of a step, one pair a round."""
 
 
 def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[int, Trial]:
@@ -59,7 +67,7 @@ def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[i
     Args:
         session: its model, batch, sampler, attention and drafts are those tried.
         offers: plain decoding first.
-        rounds: each decodes other built-in prompts.
+        rounds: of all; the best two go on for as many again. Each decodes other built-in prompts.
 
     Returns:
         What was seen, by place; nothing where there is nothing to compare, or no prompt can be
@@ -68,20 +76,50 @@ def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[i
     places = [0, *_promising(offers)]
     if len(places) == 1 or type(session.model.tokenizer) is PreTrainedTokenizerBase:
         return {}
-    seconds = offers[0].seconds
-    tokens = int(min(max(_SECONDS / seconds, _TOKENS[0]), _TOKENS[1]))
-    seen: dict[int, list[tuple[float, float]]] = {place: [] for place in places}
-    for one in range(rounds):
-        for place in list(seen):
-            try:
-                seen[place].append(_decoded(session, offers[place], one, rounds, tokens))
-            except UserError:
-                del seen[place]  # it cannot be built here after all
-            except Exception as error:  # somebody else's code
-                name = offers[place].method
-                session.say(f"drafting={name} failed: {type(error).__name__}: {error}")
-                del seen[place]
-    return {place: _summed(found, seen[0]) for place, found in seen.items()}
+    trials = _Trials(session, offers, rounds, {place: [] for place in places})
+    trials.run(range(rounds))
+    trials.keep_best(_FINALISTS)
+    trials.run(range(rounds, 2 * rounds))
+    return {place: _summed(found, trials.seen[0]) for place, found in trials.seen.items()}
+
+
+def winner(seen: Mapping[int, Trial]) -> int:
+    """Return the place of the fastest of those that were tried longest."""
+    return max(seen, key=lambda place: (seen[place].rounds, seen[place].ratio))
+
+
+@dataclass
+class _Trials:
+    """What was seen so far of every offer, by place, and who is still in."""
+
+    session: Session
+    offers: Sequence[Offer]
+    rounds: int
+    seen: dict[int, Steps]
+    out: set[int] = field(default_factory=set)
+
+    def run(self, rounds: range) -> None:
+        """Decode with everybody who is in, in turns; who fails is forgotten."""
+        seconds = self.offers[0].seconds
+        tokens = int(min(max(_SECONDS / seconds, _TOKENS[0]), _TOKENS[1]))
+        for one in rounds:
+            for place in [place for place in self.seen if place not in self.out]:
+                offer = self.offers[place]
+                try:
+                    found = _decoded(self.session, offer, one, 2 * self.rounds, tokens)
+                    self.seen[place].append(found)
+                except UserError:
+                    del self.seen[place]  # it cannot be built here after all
+                except Exception as error:  # somebody else's code
+                    why = f"{type(error).__name__}: {error}"
+                    self.session.say(f"drafting={offer.method} failed: {why}")
+                    del self.seen[place]
+
+    def keep_best(self, count: int) -> None:
+        """Leave plain decoding and the fastest in."""
+        ratios = {place: _summed(found, self.seen[0]).ratio for place, found in self.seen.items()}
+        order = sorted((place for place in ratios if place), key=lambda place: -ratios[place])
+        self.out = set(order[count:])
 
 
 def _promising(offers: Sequence[Offer]) -> list[int]:
@@ -126,13 +164,14 @@ def _decoded(own: Session, offer: Offer, one: int, rounds: int, tokens: int) -> 
     return written / own.batch / max(count, 1), (time.perf_counter() - begin) / max(count, 1)
 
 
-def _summed(found: Sequence[tuple[float, float]], plain: Sequence[tuple[float, float]]) -> Trial:
+def _summed(found: Steps, plain: Steps) -> Trial:
     ratios = [
         tokens / seconds * plain_seconds / plain_tokens
-        for (tokens, seconds), (plain_tokens, plain_seconds) in zip(found, plain, strict=True)
+        for (tokens, seconds), (plain_tokens, plain_seconds) in zip(found, plain, strict=False)
     ]
     return Trial(
         tokens=sum(tokens for tokens, _ in found) / len(found),
         seconds=sum(seconds for _, seconds in found) / len(found),
         ratio=median(ratios),
+        rounds=len(ratios),
     )
