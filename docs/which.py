@@ -20,8 +20,8 @@ CHOICES = (
     ),
     (
         "one request in memory",
-        "[`specexec`](specexec.md) when greedy, [`sequoia`](sequoia.md) when sampling, "
-        "`drafting.kind=feature_head`",
+        "[`sequoia`](sequoia.md) when greedy, [`specexec`](specexec.md) or "
+        "[`feature_head`](feature_head.md) when sampling, `drafting.kind=feature_head`",
         "few nodes, well chosen, as verifying is not free",
     ),
     ("several drafts", "[`specinfer`](specinfer.md)", "trees are merged, each draft keeps its law"),
@@ -30,7 +30,7 @@ CHOICES = (
         "`specexec`, `drafting.draft=quantised`",
         "a pass costs so much that large trees are free",
     ),
-    ("large batches in memory", "[`none`](none.md)", "the cores are busy as it is"),
+    ("batches of eight and more in memory", "[`none`](none.md)", "the cores are busy as it is"),
 )
 """Case, method, reason."""
 TITLE = "# Which drafting method when\n\n"
