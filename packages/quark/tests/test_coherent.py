@@ -7,7 +7,7 @@ import pytest
 from fivefold import UserError
 from fivefold_quark import AmplitudeEstimate, Chebyshev, Replicas, Single
 from fivefold_quark.engine.coherent import Damped, is_too_weak
-from fivefold_quark.engine.formula import best_k, distribution, success
+from fivefold_quark.engine.formula import best_k, distribution, exact_k, success
 from fivefold_quark.engine.problem import tabulate
 from fivefold_quark.engine.problems.edge import edge3
 from fivefold_quark.engine.problems.images import bundled_digits, tiny
@@ -109,6 +109,15 @@ def test_a_damped_test_ends_exactly_on_the_good_branch():
     lowered = damped.score(tabulate(edge3()).accuracies)
     assert success(float(lowered.mean()), k) == pytest.approx(1.0, abs=1e-12)
     assert distribution(lowered, k) == pytest.approx(score / score.sum(), abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.9, 0.5, 0.06, 1e-3, 1e-5])
+def test_no_fewer_iterations_could_be_exact(mean):
+    k = exact_k(mean)
+    assert Damped.exact(Single(), mean, k).factor <= 1.0
+    if k:
+        with pytest.raises(UserError, match=r"optimization\.schedule\.k"):
+            Damped.exact(Single(), mean, k - 1)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine.arrays import Codes, Floats
-from ..engine.coherent import CoherentTest
+from ..engine.coherent import CoherentTest, Damped
 from ..engine.formula import best_k, share_of, success
 from .belief import GRID, MeanScore, Spread, hit_probability
 
@@ -46,7 +46,8 @@ class Plan:
     @property
     def tau(self) -> float:
         """Accuracy that the test looks for; 0 where it has none."""
-        return float(getattr(self.test, "tau", 0.0))
+        test = self.test.test if isinstance(self.test, Damped) else self.test
+        return float(getattr(test, "tau", 0.0))
 
 
 class Planner:

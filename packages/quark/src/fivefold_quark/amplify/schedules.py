@@ -8,8 +8,8 @@ import numpy as np
 
 from .._words import EngineName
 from ..config import QuarkConfig
-from ..engine.coherent import CoherentTest
-from ..engine.formula import best_k, success
+from ..engine.coherent import CoherentTest, Damped
+from ..engine.formula import best_k, exact_k, success
 from ..engine.oracle import Oracle
 from .ladder import fixed, ladder
 from .planner import Plan, Planner
@@ -168,12 +168,18 @@ class Constant:
         """Return the shot; with `optimal_k` the test follows the incumbent."""
         if self._test is None or not self._is_fixed:
             self._test = fixed(self._config.test, max(incumbent, 0.5))
-        mean = self._theta.mean(self._test)
-        k = self._config.schedule.k
-        if k is None or not self._is_fixed:
-            k = best_k(mean)
-        plan = Plan(self._test, k, 0.0, float(success(mean, k)), mean)
+        plan = self._plan(self._test, self._theta.mean(self._test))
         return plan if plan.queries <= queries_left else None
+
+    def _plan(self, test: CoherentTest, mean: float) -> Plan:
+        schedule = self._config.schedule
+        given = schedule.k if self._is_fixed else None
+        if schedule.exact_k and 0.0 < mean < 1.0:
+            k = exact_k(mean) if given is None else given
+            damped = Damped.exact(test, mean, k)
+            return Plan(damped, k, 0.0, 1.0, damped.factor * mean)
+        k = best_k(mean) if given is None else given
+        return Plan(test, k, 0.0, float(success(mean, k)), mean)
 
     def saw(
         self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool

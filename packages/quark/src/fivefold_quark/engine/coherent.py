@@ -272,7 +272,11 @@ class Damped:
         """
         wanted = math.sin(math.pi / (2 * (2 * k + 1))) ** 2
         if mean <= 0.0 or wanted > mean + 1e-15:
-            _refuse(f"{k} iterations cannot be exact at a mean score of {mean:.3g}", "k", "more")
+            raise UserError(
+                f"{k} iterations cannot be exact at a mean score of {mean:.3g}",
+                setting="optimization.schedule.k",
+                remedy="give more, or null",
+            )
         return cls(test, min(wanted / mean, 1.0))
 
     @property

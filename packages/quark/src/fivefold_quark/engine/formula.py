@@ -72,3 +72,12 @@ def best_k(mean: float) -> int:
     top = int(math.pi / (4.0 * math.asin(math.sqrt(mean))))
     near = [k for k in (top - 1, top) if k >= 0]
     return max(near, key=lambda k: float(success(mean, k)))
+
+
+def exact_k(mean: float) -> int:
+    """Return the fewest iterations that a lowered flag can make exact: (2k + 1) theta >= pi / 2.
+
+    Args:
+        mean: mean score, strictly between 0 and 1.
+    """
+    return math.ceil(math.pi / (4.0 * math.asin(math.sqrt(mean))) - 0.5 - 1e-12)
