@@ -21,6 +21,8 @@ from .planner import Plan, Planner, middle
 from .schedules import GATE_QUERIES, SHOT_COST
 
 _LOOKED_AT = 64
+_SURE = 0.05
+"""A sample that was not looked at is right with a probability at least so far from 0 and 1."""
 _HIGH_MEAN = 0.4
 """A mean score from which on, with k = 0 best, amplification gains nothing."""
 
@@ -103,10 +105,12 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     most = float(config.budget.model_queries)
     if config.engine is EngineName.GATES:
         most = min(most, GATE_QUERIES)
-    planner = Planner(size, ladder(config.test), _cost(config, count))
+    planner = Planner(size, ladder(config.test), _cost(config, count), seed=config.seed)
     accuracies = _looked_at(problem, looked_at, random)
-    for code, accuracy in enumerate(accuracies):
-        planner.saw(-1 - code, accuracy)
+    for accuracy in accuracies:
+        chance = min(max(accuracy, _SURE), 1.0 - _SURE)
+        error = math.sqrt(chance * (1.0 - chance) / min(looked_at, count))
+        planner.estimated(accuracy, error if looked_at < count else 0.0)
     top = float(np.max(accuracies))
     plan = planner.plan(min(top, 1.0 - 1.0 / max(count, 2)), most)
     if plan is not None and config.schedule.kind == "planner" and config.schedule.k is None:

@@ -11,6 +11,7 @@ from ..config import QuarkConfig
 from ..engine.coherent import CoherentTest, Damped
 from ..engine.formula import best_k, exact_k, success
 from ..engine.oracle import Oracle
+from ..engine.racing import Verdict
 from .ladder import fixed, ladder
 from .planner import Plan, Planner
 
@@ -35,7 +36,7 @@ class Schedule(Protocol):
         """Return the next shot's plan; nothing when none can be afforded."""
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Take what a shot brought."""
 
@@ -89,6 +90,7 @@ class Planned:
             ladder(config.test),
             max(SHOT_COST, oracle.num_samples) if cost is None else cost,
             None if source == "auto" else theta.mean,
+            config.seed,
         )
         self._epsilon = config.epsilon
         self._error = 1.0 - config.schedule.confidence
@@ -107,11 +109,11 @@ class Planned:
         return drawn if drawn.queries <= queries_left else plan
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Let the planner learn."""
         self._stale = 0 if is_new else self._stale + 1
-        self._planner.saw(code, accuracy, plan)
+        self._planner.saw(code, verdict.accuracy, plan, verdict.error)
 
     def is_sure(self, incumbent: float) -> bool:
         """Whether a weight that is better by epsilon would have been seen."""
@@ -141,7 +143,7 @@ class Growing:
         return plan if plan.queries <= queries_left else None
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Grow the bound, or begin again."""
         grown = min(self._bound * self._config.schedule.growth, self._most)
@@ -182,7 +184,7 @@ class Constant:
         return Plan(test, k, 0.0, float(success(mean, k)), mean)
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Learn nothing."""
 
