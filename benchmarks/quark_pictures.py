@@ -16,6 +16,7 @@ _LINES = (
     ("queries_random_racing", "random, dropped at the first mistake", "^-"),
     ("queries_quark_with_verification", "Quark, verification too", "o--"),
     ("queries_quark", "Quark, model queries", "o-"),
+    ("queries_known", "the best plan, knowing all accuracies", ":"),
 )
 
 
