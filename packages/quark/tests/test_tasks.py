@@ -103,6 +103,14 @@ def test_a_sweep_compares(here, capsys):
     record = json.loads((here / "run" / "result.json").read_text("utf-8"))
     assert len(record["rows"]) == 6
     assert {row["status"] for row in record["rows"]} == {"ok"}
+    table = capsys.readouterr().out.rpartition("means over seeds")[2].splitlines()
+    heads = next(line.split() for line in table if "overrides" in line)
+    means = {row[0]: row for line in table if (row := line.split()) and "=" in row[0]}
+    assert set(means) == {f"optimization={name}" for name in ("quark", "random", "exhaustive")}
+    for name, row in means.items():
+        given = [r["measurements"] for r in record["rows"] if name in r["overrides"]]
+        assert row[1] == "2"
+        assert float(row[heads.index("measurements")]) == pytest.approx(np.mean(given), rel=1e-3)
 
 
 def test_plan_says_qubits_memory_theta_k_and_success(here):
