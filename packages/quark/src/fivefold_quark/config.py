@@ -116,6 +116,8 @@ class ScheduleConfig:
                 value=self.exact_k,
                 remedy="set schedule.kind=optimal_k",
             )
+        if self.shot_cost is not None and self.shot_cost < 0.0:
+            raise UserError("a price below nothing", setting="shot_cost", remedy="give 0 or more")
         if self.growth <= 1.0:
             raise UserError("the bound must grow", setting="growth", remedy="give more than 1")
 

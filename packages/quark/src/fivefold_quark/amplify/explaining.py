@@ -11,7 +11,7 @@ from fivefold import UserError
 
 from .._words import EngineName
 from ..config import QuarkConfig
-from ..engine.coherent import WEAK, CoherentTest
+from ..engine.coherent import WEAK, CoherentTest, is_too_weak
 from ..engine.engines.choosing import build_engine
 from ..engine.formula import best_k, success
 from ..engine.problem import Problem
@@ -23,8 +23,6 @@ from .schedules import GATE_QUERIES, SHOT_COST
 _LOOKED_AT = 64
 _SURE = 0.05
 """A sample that was not looked at is right with a probability at least so far from 0 and 1."""
-_HIGH_MEAN = 0.4
-"""A mean score from which on, with k = 0 best, amplification gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ def explain(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     engine = config.engine
     if engine is EngineName.AUTO:
         engine = EngineName(_auto(problem))
-    if plan.k == 0 and plan.mean > _HIGH_MEAN:
+    (top,) = plan.test.score(np.ones(1))
+    if plan.k == 0 and is_too_weak(plan.mean, float(top)):
         warnings.append(WEAK)
     shots = 1.0 / plan.hit if plan.hit > 0 else None
     return Explanation(plan, shots, str(engine), engines, warnings)

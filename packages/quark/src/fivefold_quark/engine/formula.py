@@ -11,21 +11,12 @@ enter through s alone. Source: arXiv 2210.01311, reconstructed; checked against 
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from .arrays import Floats
-
-
-@runtime_checkable
-class Score(Protocol):
-    """What the formula needs of a coherent test."""
-
-    def score(self, accuracy: Floats) -> Floats:
-        """Return s for weights of these accuracies."""
 
 
 def success(mean: Floats | float, k: int) -> Floats:
