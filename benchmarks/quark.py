@@ -1,7 +1,8 @@
 """What Quark saves, what it costs, how that scales, beside search that needs no quantum computer.
 
-`python benchmarks/quark.py [--quick] [--out DIR]` measures everything it prints and writes
-`DIR/result.json` and its pictures. Figures:
+`python benchmarks/quark.py [--quick] [--out DIR] [--parts …]` measures everything it prints and
+writes `DIR/result.json` and its pictures; with `--keep`, beside what DIR holds of other parts.
+Figures:
 
 - `measurements_random_over_quark_TASK` (also `…_median`, `…_p95`): draws of random search without
   replacement over Quark's weight measurements, both up to the first near-optimal weight, which a
@@ -24,6 +25,8 @@ The planner is blind: an oracle answers its measurements and counts; the judge a
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +73,27 @@ def main() -> int:
         "noise": lambda: measure_noise(case.noise_errors, case.noise_shots, result),
     }
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.keep:
+        keep(result, options.out / "result.json", options.parts)
     for name in options.parts:
+        before = len(result.rows)
         parts[name]()
+        for row in result.rows[before:]:
+            row["part"] = name
         result.write(options.out)
     draw(result, options.out)
     for name, value in result.figures.items():
         print(f"{name} {value:.4g}" if value is not None else f"{name} -")
     return 0
+
+
+def keep(result: Result, path: Path, parts: Sequence[str]) -> None:
+    """Begin with the figures and rows that an earlier run left of other parts."""
+    if not path.exists():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    result.rows += [row for row in record["rows"] if row["part"] not in parts]
+    result.figures |= record["figures"]
 
 
 def read_options() -> argparse.Namespace:
@@ -85,6 +102,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/quark"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--keep", action="store_true", help="what DIR holds of other parts")
     return parser.parse_args()
 
 
