@@ -23,6 +23,9 @@ Ladder = Callable[[float], Iterable[CoherentTest]]
 MeanOf = Callable[[CoherentTest], float]
 """The mean score of a test, from elsewhere than the planner's belief."""
 
+_FAR = 2.0
+"""Power of an improvement by which it is valued: one great step saves the stages between."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -137,7 +140,8 @@ class Planner:
         ks = ks[: int(np.searchsorted((2 * ks + 1) * test.cost, max_queries, side="right"))]
         hits = hit_probability(test.score(hopes.places), means, ks, self.num_codes)
         found = np.einsum("kwp,wp->kp", hits, hopes.weights) / means.size
-        values = found @ (hopes.places - incumbent) / ((2 * ks + 1) * test.cost + self._shot_cost)
+        gain = (hopes.places - incumbent) ** _FAR
+        values = found @ gain / ((2 * ks + 1) * test.cost + self._shot_cost)
         for k, value, hit in zip(ks, values, found.sum(1), strict=True):
             flag = float(success(means, int(k)).mean())
             yield Plan(test, int(k), min(float(hit), 1.0), flag, mean), float(value)
