@@ -152,6 +152,20 @@ def test_users_images_are_a_problem(here):
 
 
 @pytest.mark.parametrize(
+    ("count", "labels", "said"),
+    [(0, 1, "holds no images"), (20, 1, "holds one class only"), (21, 3, "")],
+)
+def test_images_without_two_classes_are_refused(here, count, labels, said):
+    images = np.random.default_rng(0).random((count, 4, 4))
+    np.savez(here / "mine.npz", images=images, labels=np.arange(count) % labels)
+    words = ["problem=mine.npz", "problem.digits=[0,1]", "baselines=[]"]
+    if said:
+        assert said in refusal("quantum", *words)
+    else:  # two of three
+        assert ran(here, "quantum", *words, *_QUICK)[0] == 0
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["problem=edge9"], "no such problem.*edge3"),

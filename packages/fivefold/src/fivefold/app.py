@@ -172,7 +172,7 @@ def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
         sys.stdout.write(table_text(title, shown, is_terminal=is_terminal))
         means = _over_seeds(outcomes)
         if means:
-            sys.stdout.write("\n" + table_text("means over seeds", means, is_terminal=is_terminal))
+            sys.stdout.write(table_text("means over seeds", means, is_terminal=is_terminal))
         sys.stdout.flush()
 
 
