@@ -218,7 +218,7 @@ def test_reading_the_table_outside_the_oracle_is_noticed():
 def test_budget_of_queries_is_never_exceeded():
     problem = edge8()
     engine = Analytic(problem)
-    for most in (10, 60, 333):
+    for most in (10.0, 60.0, 333.0):
         config = QuarkConfig(seed=3, budget=BudgetConfig(4096, most, 60.0))
         found = QuarkOptimizer(config, engine=lambda _: engine).optimize(problem)
         assert found.ledger.model_queries <= most

@@ -141,7 +141,7 @@ def _first_block(problem: Problem, config: QuarkConfig) -> Block:
 
 def _cost(config: QuarkConfig, count: int) -> float:
     given = config.schedule.shot_cost
-    return max(SHOT_COST, count) if given is None else given
+    return max(SHOT_COST, float(count)) if given is None else given
 
 
 def _looked_at(problem: Problem, count: int, random: np.random.Generator) -> list[float]:

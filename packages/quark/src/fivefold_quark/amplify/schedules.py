@@ -88,7 +88,7 @@ class Planned:
         self._planner = Planner(
             oracle.num_codes,
             ladder(config.test),
-            max(SHOT_COST, oracle.num_samples) if cost is None else cost,
+            max(SHOT_COST, float(oracle.num_samples)) if cost is None else cost,
             None if source == "auto" else theta.mean,
             config.seed,
         )

@@ -325,7 +325,7 @@ def is_too_weak(mean: float, top: float) -> bool:
         mean: mean score over the register, or over a sample of it.
         top: score of the best weight that is known.
     """
-    return mean >= _HIGH_MEAN and top < _TOLD_APART * mean
+    return bool(mean >= _HIGH_MEAN and top < _TOLD_APART * mean)
 
 
 def _chebyshev(degree: int, x: Floats) -> Floats:
