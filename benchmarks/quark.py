@@ -1,7 +1,8 @@
 """What Quark saves, what it costs, how that scales, beside search that needs no quantum computer.
 
-`python benchmarks/quark.py [--quick] [--out DIR]` measures everything it prints and writes
-`DIR/result.json` and its pictures. Figures:
+`python benchmarks/quark.py [--quick] [--out DIR] [--parts …]` measures everything it prints and
+writes `DIR/result.json` and its pictures; with `--keep`, beside what DIR holds of other parts.
+Figures:
 
 - `measurements_random_over_quark_TASK` (also `…_median`, `…_p95`): draws of random search without
   replacement over Quark's weight measurements, both up to the first near-optimal weight, which a
@@ -11,7 +12,8 @@
   holds a near-optimal weight;
 - `queries_…`, `verification_…`: the mean model queries and classical evaluations of both sides;
 - `slope_quark`, `slope_random`, `slope_random_racing`: of log queries over log Omega, on the four
-  largest registers; `slope_quark_with_verification` counts verification too;
+  largest registers; `slope_quark_with_verification` counts verification too; `slope_known` is that
+  of the best single plan of one who knows all accuracies;
 - `tensor_over_compiled`: run time of the compiled circuit over the tensor engine's, building and
   transpiling apart (`compiled_build_seconds`); `peak_gib`: of the tensor engine at
   Omega N = 2^26, the whole process;
@@ -23,6 +25,8 @@ The planner is blind: an oracle answers its measurements and counts; the judge a
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +54,8 @@ class Case:
     """Depolarising errors of two-qubit gates."""
 
 
-FULL = Case(200, 20, (10, 12, 14, 16, 18), 17, 1000, (0.0, 1e-4, 1e-3, 5e-3, 2e-2))
-QUICK = Case(100, 5, (10, 12, 14, 16), 17, 200, (0.0, 1e-3, 2e-2))
+FULL = Case(200, 100, (10, 12, 14, 16, 18), 17, 1000, (0.0, 1e-4, 1e-3, 5e-3, 2e-2))
+QUICK = Case(100, 20, (10, 12, 14, 16), 17, 200, (0.0, 1e-3, 2e-2))
 PARTS = ("blind", "scaling", "speed", "memory", "noise")
 
 
@@ -69,13 +73,27 @@ def main() -> int:
         "noise": lambda: measure_noise(case.noise_errors, case.noise_shots, result),
     }
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.keep:
+        keep(result, options.out / "result.json", options.parts)
     for name in options.parts:
+        before = len(result.rows)
         parts[name]()
+        for row in result.rows[before:]:
+            row["part"] = name
         result.write(options.out)
     draw(result, options.out)
     for name, value in result.figures.items():
         print(f"{name} {value:.4g}" if value is not None else f"{name} -")
     return 0
+
+
+def keep(result: Result, path: Path, parts: Sequence[str]) -> None:
+    """Begin with the figures and rows that an earlier run left of other parts."""
+    if not path.exists():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    result.rows += [row for row in record["rows"] if row["part"] not in parts]
+    result.figures |= record["figures"]
 
 
 def read_options() -> argparse.Namespace:
@@ -84,6 +102,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/quark"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--keep", action="store_true", help="what DIR holds of other parts")
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ _LINES = (
     ("queries_random_racing", "random, dropped at the first mistake", "^-"),
     ("queries_quark_with_verification", "Quark, verification too", "o--"),
     ("queries_quark", "Quark, model queries", "o-"),
+    ("queries_known", "the best plan, knowing all accuracies", ":"),
 )
 
 
@@ -53,7 +54,7 @@ def draw_noise(rows: list[dict[str, Any]], path: Path) -> None:
         axes.semilogx(errors, [row["p_best"] for row in kept], "o-", label=name)
     axes.axhline(0.25, color="grey", ls="--", lw=0.8)
     axes.set_xlabel("depolarising error of a two-qubit gate (leftmost: none; dashed: uniform)")
-    axes.set_ylabel("P(best weight), k = 1, two data copies")
+    axes.set_ylabel("P(best weight), k = 1")
     axes.legend()
     figure.tight_layout()
     figure.savefig(path)

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 from fivefold.result import Result
+from fivefold_quark import Chebyshev
+from fivefold_quark.amplify.ladder import DEGREES
 from fivefold_quark.amplify.optimizer import QuarkOptimizer
 from fivefold_quark.config import BudgetConfig, QuarkConfig
 from fivefold_quark.engine.engines.analytic import Analytic
+from fivefold_quark.engine.formula import best_k, share_of
 from fivefold_quark.engine.problems.edge import edge_with_distractors
 from numpy.typing import NDArray
 
 _LARGEST = 4
 """Registers that a slope is fitted over."""
-SIDES = ("quark", "quark_with_verification", "random", "random_racing")
+SIDES = ("quark", "quark_with_verification", "known", "random", "random_racing")
+_TAUS = tuple(tau / 100.0 for tau in range(50, 100))
 
 
 def measure_scaling(bits: Sequence[int], seeds: int, result: Result) -> None:
@@ -40,7 +44,7 @@ def one_size(num_bits: int, seeds: int) -> dict[str, Any]:
     spent = []
     for seed in range(seeds):
         budget = BudgetConfig(shots=1_000_000, model_queries=1e10, seconds=3600.0)
-        config = QuarkConfig(seed=seed, budget=budget)
+        config = QuarkConfig(seed=seed, budget=budget, block_bits=num_bits)
         found = QuarkOptimizer(config, engine=lambda _: engine).optimize(problem)
         ledger = found.ledger
         best = found.train_accuracy > 1.0 - 1e-12
@@ -55,9 +59,28 @@ def one_size(num_bits: int, seeds: int) -> dict[str, Any]:
         "queries_quark_p95": float(np.percentile(values[:, 1], 95)),
         "queries_quark_with_verification": float((values[:, 1] + values[:, 2]).mean()),
         "success_quark": float(values[:, 3].mean()),
+        "queries_known": known_queries(accuracies),
         "queries_random": full,
         "queries_random_racing": racing,
     }
+
+
+def known_queries(accuracies: NDArray[np.float64]) -> float:
+    """Return the fewest expected queries of one filter and one k, chosen knowing all accuracies.
+
+    No planner can: it is what a blind one is measured by.
+    """
+    levels, counts = np.unique(accuracies, return_counts=True)
+    fewest = np.inf
+    for degree in DEGREES:
+        for tau in _TAUS:
+            score = Chebyshev(degree, tau).score(levels)
+            mean = float(score @ counts) / accuracies.size
+            ks = np.arange(best_k(mean) + 1)
+            hits = np.array([float(share_of(score[-1:], mean, int(k))[0]) for k in ks])
+            queries = (2 * ks + 1) * degree * accuracies.size / hits
+            fewest = min(fewest, float(queries.min()))
+    return fewest
 
 
 def random_queries(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fivefold import UserError
-from fivefold_quark import Ledger
+from fivefold_quark import Ledger, Samples
 from fivefold_quark.config import ExhaustiveConfig, ParameterShiftConfig, RandomConfig
 from fivefold_quark.engine.baselines.exhaustive import Exhaustive
 from fivefold_quark.engine.baselines.logistic import logistic_regression
@@ -85,6 +86,24 @@ def test_a_race_is_never_wrong_about_a_better_weight(seed):
             assert verdict.is_exact
         if verdict.is_exact:
             assert verdict.accuracy == pytest.approx(accuracies[code], abs=1e-12)
+
+
+@pytest.mark.parametrize("is_uniform", [True, False])
+def test_a_lost_race_knows_how_far_its_estimate_may_be_off(is_uniform):
+    """Two standard errors hold about 95 of 100 true accuracies."""
+    shares = None if is_uniform else np.random.default_rng(1).exponential(size=512)
+    train = Samples.of(EDGE8.train.features, EDGE8.train.labels, shares)
+    problem = replace(EDGE8, train=train)
+    accuracies = tabulate(problem).accuracies
+    within = []
+    for seed in range(4):
+        verifier = Verifier(Oracle(problem), seed, races=True, confidence=0.999)
+        for code in range(0, 256, 3):
+            verdict = verifier.verify(code, 0.93)
+            if not verdict.is_exact:
+                assert verdict.error > 0.0
+                within.append(abs(verdict.accuracy - accuracies[code]) <= 2.0 * verdict.error)
+    assert np.mean(within) >= 0.9
 
 
 def test_parameter_shift_is_the_derivative():

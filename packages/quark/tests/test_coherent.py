@@ -7,7 +7,7 @@ import pytest
 from fivefold import UserError
 from fivefold_quark import AmplitudeEstimate, Chebyshev, Replicas, Single
 from fivefold_quark.engine.coherent import Damped, is_too_weak
-from fivefold_quark.engine.formula import best_k, distribution, success
+from fivefold_quark.engine.formula import best_k, distribution, exact_k, success
 from fivefold_quark.engine.problem import tabulate
 from fivefold_quark.engine.problems.edge import edge3
 from fivefold_quark.engine.problems.images import bundled_digits, tiny
@@ -62,9 +62,10 @@ def test_a_test_of_one_copy_with_a_flip_closed_model_is_too_weak():
     table = tabulate(tiny(bundled_digits(), (6, 7)))
     score = Single().score(table.accuracies)
     assert score.mean() == pytest.approx(0.5, abs=1e-12)
-    assert is_too_weak(score)
+    assert is_too_weak(score.mean(), score.max())
     assert success(score.mean(), 1) == pytest.approx(0.5, abs=1e-12)
-    assert not is_too_weak(Chebyshev(9, 0.8).score(table.accuracies))
+    sharp = Chebyshev(9, 0.8).score(table.accuracies)
+    assert not is_too_weak(sharp.mean(), sharp.max())
 
 
 def test_one_copy_makes_edge3_worse():
@@ -72,7 +73,7 @@ def test_one_copy_makes_edge3_worse():
     best = score.argmax()
     assert distribution(score, 0)[best] == pytest.approx(0.125)
     assert distribution(score, 1)[best] == pytest.approx(0.0018, abs=1e-4)
-    assert is_too_weak(score)
+    assert is_too_weak(score.mean(), score.max())
 
 
 def test_golden_probabilities():
@@ -109,6 +110,15 @@ def test_a_damped_test_ends_exactly_on_the_good_branch():
     lowered = damped.score(tabulate(edge3()).accuracies)
     assert success(float(lowered.mean()), k) == pytest.approx(1.0, abs=1e-12)
     assert distribution(lowered, k) == pytest.approx(score / score.sum(), abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.9, 0.5, 0.06, 1e-3, 1e-5])
+def test_no_fewer_iterations_could_be_exact(mean):
+    k = exact_k(mean)
+    assert Damped.exact(Single(), mean, k).factor <= 1.0
+    if k:
+        with pytest.raises(UserError, match=r"optimization\.schedule\.k"):
+            Damped.exact(Single(), mean, k - 1)
 
 
 @pytest.mark.parametrize(

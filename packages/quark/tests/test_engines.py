@@ -18,7 +18,9 @@ from fivefold_quark.engine.coherent import Damped
 from fivefold_quark.engine.engines.analytic import Analytic
 from fivefold_quark.engine.engines.choosing import build_engine
 from fivefold_quark.engine.engines.gates import Gates
-from fivefold_quark.engine.engines.tensor import Tensor, walk
+from fivefold_quark.engine.engines.protocol import Amplified
+from fivefold_quark.engine.engines.states import Rows, prepare
+from fivefold_quark.engine.engines.tensor import Tensor
 from fivefold_quark.engine.models.angle import AngleModel
 from fivefold_quark.engine.models.boolean import binary_perceptron
 from fivefold_quark.engine.models.linear import LinearModel
@@ -166,6 +168,38 @@ def test_two_copies_agree_with_a_state_vector_written_by_hand():
         state = step @ state
 
 
+def walk(engine, test, max_k):
+    """Return what `run` returns, with every A and its inverse applied to the state in place.
+
+    One complex array, and no knowledge of A|0> between iterations; for the tests of one data
+    register.
+    """
+    rows = Rows.of(engine.table, 0, len(engine.table.codes))
+    phases = test.phases if isinstance(test, Chebyshev) else ()
+    start = np.broadcast_to(rows.data, (len(engine.table.codes), rows.data.shape[1]))
+    start = start / np.sqrt(len(start))
+    state = prepare(test, rows).amplitudes.astype(np.complex128) / np.sqrt(len(start))
+    found = []
+    for _ in range(max_k + 1):
+        found.append(np.abs(state) ** 2)
+        np.negative(state, out=state, where=~rows.wrong)
+        for beta, alpha in reversed(phases):
+            phase_on_data(state, rows, alpha)
+            np.multiply(state, np.exp(-1j * beta), out=state, where=rows.wrong)
+        state -= 2 * np.vdot(start, state) * start
+        np.negative(state, out=state)
+        for beta, alpha in phases:
+            np.multiply(state, np.exp(1j * beta), out=state, where=rows.wrong)
+            phase_on_data(state, rows, -alpha)
+    squared = np.stack(found)
+    return Amplified(squared.sum(2), (squared * ~rows.wrong).sum((1, 2)))
+
+
+def phase_on_data(state, rows, angle):
+    overlap = (state * rows.data).sum(1, keepdims=True)
+    state += (np.exp(1j * angle) - 1) * overlap * rows.data
+
+
 @pytest.mark.parametrize("test", [Single(), Chebyshev(5, 0.8)], ids=["single", "chebyshev"])
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 def test_tensor_agrees_with_the_walk_that_undoes_every_preparation(problem, test):
@@ -285,6 +319,22 @@ def test_a_model_of_torch_modules_kind_needs_no_circuit():
         assert errors(build_engine(name, problem), problem, Replicas(2), 2) < 1e-9
     with pytest.raises(UserError, match=r"has no circuit.*engine=tensor"):
         build_engine("gates", problem)
+
+
+@pytest.mark.parametrize("name", ["tensor", "compiled"])
+def test_what_an_engine_keeps_between_tests_is_bounded(name, monkeypatch):
+    """A planner asks for hundreds of tests; distributions and diagonals are not all kept."""
+    monkeypatch.setattr("fivefold_quark.engine.engines.sampling._KEPT_BYTES", 2000)
+    monkeypatch.setattr("fivefold_quark.engine.circuits.diagonals._KEPT_ENTRIES", 5000)
+    engine, reference = build_engine(name, edge3()), Analytic(edge3())
+    for tau in np.linspace(0.5, 0.95, 12):
+        test = Chebyshev(5, float(tau))
+        expected = reference.distribution(test, 1)
+        assert np.abs(engine.distribution(test, 1) - expected).max() < 1e-9
+    kept = sum(found.probabilities.nbytes for found in engine._kept.values())
+    assert kept <= 2000
+    if name == "compiled":
+        assert engine._parts._entries() <= 5000
 
 
 def test_footprints_are_known_before_anything_is_built():

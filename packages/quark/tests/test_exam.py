@@ -32,4 +32,3 @@ class TestExhaustive(OptimizerSuite):
 class TestParameterShift(OptimizerSuite):
     overrides = ("optimization=parameter_shift", "optimization.shots=0")
     seeds = (0,)
-    counts_every_evaluation = False

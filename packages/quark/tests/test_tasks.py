@@ -103,6 +103,14 @@ def test_a_sweep_compares(here, capsys):
     record = json.loads((here / "run" / "result.json").read_text("utf-8"))
     assert len(record["rows"]) == 6
     assert {row["status"] for row in record["rows"]} == {"ok"}
+    table = capsys.readouterr().out.rpartition("means over seeds")[2].splitlines()
+    heads = next(line.split() for line in table if "overrides" in line)
+    means = {row[0]: row for line in table if (row := line.split()) and "=" in row[0]}
+    assert set(means) == {f"optimization={name}" for name in ("quark", "random", "exhaustive")}
+    for name, row in means.items():
+        given = [r["measurements"] for r in record["rows"] if name in r["overrides"]]
+        assert row[1] == "2"
+        assert float(row[heads.index("measurements")]) == pytest.approx(np.mean(given), rel=1e-3)
 
 
 def test_plan_says_qubits_memory_theta_k_and_success(here):
@@ -141,6 +149,20 @@ def test_users_images_are_a_problem(here):
     status, record = ran(here, *words, *_QUICK)
     assert status == 0
     assert record["figures"]["test_accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "said"),
+    [(0, 1, "holds no images"), (20, 1, "holds one class only"), (21, 3, "")],
+)
+def test_images_without_two_classes_are_refused(here, count, labels, said):
+    images = np.random.default_rng(0).random((count, 4, 4))
+    np.savez(here / "mine.npz", images=images, labels=np.arange(count) % labels)
+    words = ["problem=mine.npz", "problem.digits=[0,1]", "baselines=[]"]
+    if said:
+        assert said in refusal("quantum", *words)
+    else:  # two of three
+        assert ran(here, "quantum", *words, *_QUICK)[0] == 0
 
 
 @pytest.mark.parametrize(

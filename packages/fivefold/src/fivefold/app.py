@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar, cast
 
 from hydra._internal.utils import get_args_parser
@@ -167,8 +168,30 @@ def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
         {**row, "overrides": text} for row, text in zip(rows, _differing(outcomes), strict=True)
     ]
     with suppress(BrokenPipeError):
-        sys.stdout.write(table_text(title, shown, is_terminal=sys.stdout.isatty()))
+        is_terminal = sys.stdout.isatty()
+        sys.stdout.write(table_text(title, shown, is_terminal=is_terminal))
+        means = _over_seeds(outcomes)
+        if means:
+            sys.stdout.write(table_text("means over seeds", means, is_terminal=is_terminal))
         sys.stdout.flush()
+
+
+def _over_seeds(outcomes: list[Outcome]) -> list[dict[str, object]]:
+    """Return the mean figures of jobs that differ in their seed alone; nothing where none do."""
+    together: dict[str, list[Outcome]] = {}
+    for outcome, text in zip(outcomes, _differing(outcomes), strict=True):
+        words = [word for word in text.split() if not word.startswith("seed=")]
+        together.setdefault(" ".join(words), []).append(outcome)
+    if len(together) == len(outcomes):
+        return []
+    means: list[dict[str, object]] = []
+    for text, jobs in together.items():
+        row: dict[str, object] = {"overrides": text, "jobs": len(jobs)}
+        for name in dict.fromkeys(name for job in jobs for name in job.figures):
+            given = [value for job in jobs if (value := job.figures.get(name)) is not None]
+            row[name] = fmean(given) if given else None
+        means.append(row)
+    return means
 
 
 def _differing(outcomes: list[Outcome]) -> list[str]:

@@ -5,6 +5,9 @@ from enum import StrEnum
 TASK = "task:quantum"
 """What the quantum tasks provide, and every method of `optimization` needs."""
 
+SAMPLERS = ("aer", "statevector", "runtime")
+"""V2 samplers that have a name."""
+
 
 class Alphabet(StrEnum):
     """What one parameter of a model can be."""

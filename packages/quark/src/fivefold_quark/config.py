@@ -82,6 +82,9 @@ class ScheduleConfig:
     `fixed_k` (the paper's: one test, one k), `optimal_k` (k* of the test at each incumbent)."""
     k: int | None = None
     """Iterations of `fixed_k`; null: k*."""
+    exact_k: bool = False
+    """Let an ancilla lower the flag by just so much that k iterations end on the good branch with
+    certainty; for `fixed_k` and `optimal_k`, whose theta is known or measured."""
     growth: float = 1.2
     """Factor of `bbht`'s bound after a failure."""
     first: int = 8
@@ -106,6 +109,15 @@ class ScheduleConfig:
         _above_zero(self.first, "first", "first draw")
         if self.k is not None and self.k < 0:
             raise UserError("fewer than no iterations", setting="k", remedy="give 0 or more")
+        if self.exact_k and self.kind not in ("fixed_k", "optimal_k"):
+            raise UserError(
+                "only a schedule that knows theta can be exact",
+                setting="exact_k",
+                value=self.exact_k,
+                remedy="set schedule.kind=optimal_k",
+            )
+        if self.shot_cost is not None and self.shot_cost < 0.0:
+            raise UserError("a price below nothing", setting="shot_cost", remedy="give 0 or more")
         if self.growth <= 1.0:
             raise UserError("the bound must grow", setting="growth", remedy="give more than 1")
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from fivefold import Run, Task, UserError
 from fivefold.errors import nearest
 
-from ._words import TASK, EngineName, Padding, TestKind
+from ._words import SAMPLERS, TASK, EngineName, Padding, TestKind
 from .config import QuarkConfig
 from .groups import PROBLEM, ProblemConfig
 
 BASELINES = ("random", "random_racing", "exhaustive", "parameter_shift", "logistic_regression")
-SAMPLERS = ("", "aer", "statevector", "runtime")
 
 
 @dataclass
@@ -78,11 +77,11 @@ def check_pair(config: object, run: Run) -> None:
             )
         return
     _take_preset(settings, run)
-    if settings.sampler not in SAMPLERS and ":" not in settings.sampler:
+    if settings.sampler not in ("", *SAMPLERS) and ":" not in settings.sampler:
         raise UserError(
             "unknown sampler",
             setting="optimization.sampler",
-            remedy=f"{nearest(settings.sampler, SAMPLERS[1:])}, or package.module:factory",
+            remedy=f"{nearest(settings.sampler, SAMPLERS)}, or package.module:factory",
         )
     if settings.engine is EngineName.AUTO and (settings.sampler or settings.noise.is_any):
         settings.engine = EngineName.GATES

@@ -11,7 +11,7 @@ from fivefold import UserError
 
 from .._words import EngineName
 from ..config import QuarkConfig
-from ..engine.coherent import WEAK, CoherentTest
+from ..engine.coherent import WEAK, CoherentTest, is_too_weak
 from ..engine.engines.choosing import build_engine
 from ..engine.formula import best_k, success
 from ..engine.problem import Problem
@@ -21,8 +21,8 @@ from .planner import Plan, Planner, middle
 from .schedules import GATE_QUERIES, SHOT_COST
 
 _LOOKED_AT = 64
-_HIGH_MEAN = 0.4
-"""A mean score from which on, with k = 0 best, amplification gains nothing."""
+_SURE = 0.05
+"""A sample that was not looked at is right with a probability at least so far from 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def explain(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     engine = config.engine
     if engine is EngineName.AUTO:
         engine = EngineName(_auto(problem))
-    if plan.k == 0 and plan.mean > _HIGH_MEAN:
+    (top,) = plan.test.score(np.ones(1))
+    if plan.k == 0 and is_too_weak(plan.mean, float(top)):
         warnings.append(WEAK)
     shots = 1.0 / plan.hit if plan.hit > 0 else None
     return Explanation(plan, shots, str(engine), engines, warnings)
@@ -103,10 +104,12 @@ def planned(problem: Problem, config: QuarkConfig, looked_at: int = _LOOKED_AT) 
     most = float(config.budget.model_queries)
     if config.engine is EngineName.GATES:
         most = min(most, GATE_QUERIES)
-    planner = Planner(size, ladder(config.test), _cost(config, count))
+    planner = Planner(size, ladder(config.test), _cost(config, count), seed=config.seed)
     accuracies = _looked_at(problem, looked_at, random)
-    for code, accuracy in enumerate(accuracies):
-        planner.saw(-1 - code, accuracy)
+    for accuracy in accuracies:
+        chance = min(max(accuracy, _SURE), 1.0 - _SURE)
+        error = math.sqrt(chance * (1.0 - chance) / min(looked_at, count))
+        planner.estimated(accuracy, error if looked_at < count else 0.0)
     top = float(np.max(accuracies))
     plan = planner.plan(min(top, 1.0 - 1.0 / max(count, 2)), most)
     if plan is not None and config.schedule.kind == "planner" and config.schedule.k is None:
@@ -138,7 +141,7 @@ def _first_block(problem: Problem, config: QuarkConfig) -> Block:
 
 def _cost(config: QuarkConfig, count: int) -> float:
     given = config.schedule.shot_cost
-    return max(SHOT_COST, count) if given is None else given
+    return max(SHOT_COST, float(count)) if given is None else given
 
 
 def _looked_at(problem: Problem, count: int, random: np.random.Generator) -> list[float]:

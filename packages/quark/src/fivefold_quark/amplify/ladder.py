@@ -15,8 +15,8 @@ COPIES = (1, 2, 4, 8, 16, 32, 64)
 """Data copies that are compared."""
 BITS = (2, 3, 4, 5)
 """Bits of an estimate that are compared."""
-_STEPS = (0.0, 0.25, 0.5, 0.75)
-"""Where between the incumbent and 1 a test looks."""
+_GAPS = (4.0, 2.5, 1.6, 1.0, 0.6, 0.35)
+"""Where a test begins to look: its distance to 1, as a multiple of the incumbent's."""
 _LEAST_TAU, _MOST_TAU = 0.05, 0.995
 _FIXED = {"L": 9, "m": 8, "t": 4}
 """What a schedule without a planner takes where nothing is set."""
@@ -53,7 +53,7 @@ def fixed(config: CoherentTestConfig, incumbent: float) -> CoherentTest:
 def _taus(config: CoherentTestConfig, incumbent: float) -> list[float]:
     if config.tau is not None:
         return [config.tau]
-    return sorted({_clamped(incumbent + step * (1.0 - incumbent)) for step in _STEPS})
+    return sorted({_clamped(1.0 - gap * (1.0 - incumbent)) for gap in _GAPS})
 
 
 def _clamped(tau: float) -> float:

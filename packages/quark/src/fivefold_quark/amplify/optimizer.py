@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from .._words import EngineName
 from ..config import QuarkConfig
-from ..engine.coherent import WEAK
+from ..engine.coherent import WEAK, is_too_weak
 from ..engine.engines.choosing import build_engine
 from ..engine.engines.protocol import Engine
 from ..engine.ledger import Ledger
@@ -29,9 +29,6 @@ from .search import UNIFORM_DRAW, Outcome, Search, Spent
 _log = logging.getLogger(__name__)
 _CHECKED = 64
 """Largest register whose whole histogram is recorded; of others, the most frequent codes."""
-
-_HIGH_MEAN, _TOLD_APART = 0.4, 2.5
-"""A mean score from which on amplification gains little, where the best is not so many times it."""
 
 EngineMaker = Callable[[Problem], Engine]
 
@@ -201,5 +198,5 @@ def _warn_if_weak(found: Outcome) -> None:
     drawn = [shot["accuracy"] for shot in found.history if shot["test"] == UNIFORM_DRAW]
     mean = float(plan.test.score(np.array(drawn)).mean()) if drawn else plan.mean
     top = float(plan.test.score(np.array([found.accuracy]))[0])
-    if mean >= _HIGH_MEAN and top < _TOLD_APART * mean:
+    if is_too_weak(mean, top):
         _log.warning("%s (mean score %.2f of %s)", WEAK, mean, plan.test.label)

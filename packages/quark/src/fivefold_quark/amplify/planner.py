@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine.arrays import Codes, Floats
-from ..engine.coherent import CoherentTest
-from ..engine.formula import best_k, share_of, success
-from .belief import GRID, MeanScore, Spread, hit_probability
+from ..engine.coherent import CoherentTest, Damped
+from ..engine.formula import best_k, success
+from .belief import GRID, Hopes, Worlds, clipped, hit_probability
 
 Ladder = Callable[[float], Iterable[CoherentTest]]
 """Which tests may be chosen, given the incumbent's accuracy."""
 MeanOf = Callable[[CoherentTest], float]
 """The mean score of a test, from elsewhere than the planner's belief."""
+
+_FAR = 2.0
+"""Power of an improvement by which it is valued: one great step saves the stages between."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Plan:
     @property
     def tau(self) -> float:
         """Accuracy that the test looks for; 0 where it has none."""
-        return float(getattr(self.test, "tau", 0.0))
+        test = self.test.test if isinstance(self.test, Damped) else self.test
+        return float(getattr(test, "tau", 0.0))
 
 
 class Planner:
@@ -57,61 +61,55 @@ class Planner:
         ladder: the tests that may be chosen.
         shot_cost: what one measurement costs beside its queries, in queries.
         mean_of: tells the mean score of a test; without it, it is believed and learnt.
+        seed: of the worlds that are believed possible.
     """
 
     def __init__(
-        self, num_codes: int, ladder: Ladder, shot_cost: float, mean_of: MeanOf | None = None
+        self,
+        num_codes: int,
+        ladder: Ladder,
+        shot_cost: float,
+        mean_of: MeanOf | None = None,
+        seed: int = 0,
     ) -> None:
         self.num_codes = num_codes
         self._ladder = ladder
         self._shot_cost = shot_cost
         self._mean_of = mean_of
-        self._spread = Spread(num_codes)
-        self._mean_score = MeanScore()
+        self._worlds = Worlds(num_codes, np.random.default_rng([seed, 9]))
         self._seen: dict[int, float] = {}
-        self._log_missed: Floats = np.zeros((1, GRID.size))
-        """Log probability that all shots missed a weight, by mean score and its accuracy."""
-        self._missed: Floats = np.ones(GRID.size)
-        self._test: CoherentTest | None = None
 
-    def saw(self, code: int, accuracy: float, plan: Plan | None = None) -> None:
+    def saw(self, code: int, accuracy: float, plan: Plan | None = None, error: float = 0.0) -> None:
         """Take a verified candidate.
 
         Args:
             code: the weight.
             accuracy: exact, or estimated by a race that was lost.
             plan: that of the shot which brought it; nothing for a uniform draw.
+            error: the standard error of the accuracy; 0 where it is exact.
         """
         is_new = code not in self._seen
-        share = 1.0 if plan is None else self._learn(plan, accuracy)
-        if is_new:
-            self._spread.add(accuracy, 1.0 / max(share, 1.0))
+        if plan is not None:
+            score, means = plan.test.score(GRID), self._means(plan.test)
+            if is_new:
+                self._worlds.shot_shows(score, means, plan.k, accuracy, error)
+            else:
+                (known,) = plan.test.score(np.array([self._seen[code]]))
+                self._worlds.shot_repeats(score, means, plan.k, float(known))
+        elif is_new:
+            self._worlds.draw_shows(accuracy, error)
         self._seen[code] = accuracy
 
-    def _learn(self, plan: Plan, accuracy: float) -> float:
-        """Learn from a shot; return how many times likelier than a uniform draw its weight was."""
-        test = plan.test
-        if test != self._test:
-            if self._test is not None:
-                self._mean_score.drift()
-            self._test = test
-        score = test.score(np.array([accuracy]))
-        if self._mean_of is None:
-            _, least = self._predicted(test)
-            self._mean_score.learn(self._spread, test.score, least, accuracy, plan.k)
-        means, belief = self.belief(test)
-        shot = np.array([plan.k])
-        (hits,) = hit_probability(test.score(GRID), means, shot, self.num_codes)
-        self._log_missed = self._log_missed + np.log1p(-np.minimum(hits, 1.0 - 1e-9))
-        self._missed = belief @ np.exp(self._log_missed)
-        return float(belief @ share_of(score, means, plan.k))
+    def estimated(self, accuracy: float, error: float) -> None:
+        """Take the accuracy of a uniform draw, estimated from samples; its weight is forgotten."""
+        self._worlds.draw_shows(accuracy, error)
 
     def missed(self, accuracy: float) -> float:
         """Return the probability that all shots so far missed a weight at least so accurate.
 
         The largest over the accuracies from this one to 1; 0 when none is that accurate.
         """
-        above = self._missed[accuracy - 1e-9 <= GRID]
+        above = self._worlds.missed()[accuracy - 1e-9 <= GRID]
         return float(above.max()) if above.size else 0.0
 
     def plan(self, incumbent: float, max_queries: float = float("inf")) -> Plan | None:
@@ -121,50 +119,43 @@ class Planner:
             incumbent: the best accuracy so far.
             max_queries: most model queries that the shot may cost.
         """
-        places, hoped = self._spread.above(incumbent)
-        if not places.size:
+        hopes = self._worlds.hopes(incumbent)
+        if not hopes.places.size:
             return None
-        hoped = hoped * self._missed[-places.size :]  # still unseen after so many shots
-        gain = hoped * (places - incumbent)
         best, best_value = None, -1.0
         for test in self._ladder(incumbent):
-            for plan, value in self._valued(test, places, hoped, gain, max_queries):
+            for plan, value in self._valued(test, hopes, incumbent, max_queries):
                 if value > best_value:
                     best, best_value = plan, value
         return best
 
     def _valued(
-        self,
-        test: CoherentTest,
-        places: Floats,
-        hoped: Floats,
-        gain: Floats,
-        max_queries: float,
+        self, test: CoherentTest, hopes: Hopes, incumbent: float, max_queries: float
     ) -> Iterator[tuple[Plan, float]]:
         """Yield the plans that one test allows, each with its expected gain for its cost."""
-        score = test.score(places)
-        means, belief = self.belief(test)
-        mean = middle(means, belief)
+        means = self._means(test)[hopes.worlds]
+        equal = np.full(means.size, 1.0 / means.size)
+        mean = middle(means, equal)
         ks = iterations(best_k(mean))
         ks = ks[: int(np.searchsorted((2 * ks + 1) * test.cost, max_queries, side="right"))]
-        hits = np.einsum("m,kmp->kp", belief, hit_probability(score, means, ks, self.num_codes))
-        values = hits @ gain / ((2 * ks + 1) * test.cost + self._shot_cost)
-        for k, value, hit in zip(ks, values, hits @ hoped, strict=True):
-            flag = float(belief @ success(means, int(k)))
+        hits = hit_probability(test.score(hopes.places), means, ks, self.num_codes)
+        found = np.einsum("kwp,wp->kp", hits, hopes.weights) / means.size
+        gain = (hopes.places - incumbent) ** _FAR
+        values = found @ gain / ((2 * ks + 1) * test.cost + self._shot_cost)
+        for k, value, hit in zip(ks, values, found.sum(1), strict=True):
+            flag = float(success(means, int(k)).mean())
             yield Plan(test, int(k), min(float(hit), 1.0), flag, mean), float(value)
 
     def belief(self, test: CoherentTest) -> tuple[Floats, Floats]:
         """Return possible mean scores of a test and the belief in each (sums to 1)."""
-        if self._mean_of is not None:
-            known = min(max(self._mean_of(test), 1e-12), 1.0 - 1e-9)
-            return np.array([known]), np.ones(1)
-        return self._mean_score.belief(*self._predicted(test))
+        return self._means(test), self._worlds.belief
 
-    def _predicted(self, test: CoherentTest) -> tuple[float, float]:
-        """Return a test's mean score as the spread predicts it, and a bound from what was seen."""
+    def _means(self, test: CoherentTest) -> Floats:
+        """Return a test's mean score in each world."""
+        if self._mean_of is not None:
+            return clipped(np.full(self._worlds.belief.shape, self._mean_of(test)))
         seen = test.score(np.array(list(self._seen.values())))
-        least = self._spread.body_score(test.score) + float(seen.sum()) / self.num_codes
-        return self._spread.mean_score(test.score), least
+        return self._worlds.means(test.score(GRID), seen)
 
 
 def middle(means: Floats, belief: Floats) -> float:

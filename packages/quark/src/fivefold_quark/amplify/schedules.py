@@ -8,9 +8,10 @@ import numpy as np
 
 from .._words import EngineName
 from ..config import QuarkConfig
-from ..engine.coherent import CoherentTest
-from ..engine.formula import best_k, success
+from ..engine.coherent import CoherentTest, Damped
+from ..engine.formula import best_k, exact_k, success
 from ..engine.oracle import Oracle
+from ..engine.racing import Verdict
 from .ladder import fixed, ladder
 from .planner import Plan, Planner
 
@@ -35,7 +36,7 @@ class Schedule(Protocol):
         """Return the next shot's plan; nothing when none can be afforded."""
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Take what a shot brought."""
 
@@ -87,8 +88,9 @@ class Planned:
         self._planner = Planner(
             oracle.num_codes,
             ladder(config.test),
-            max(SHOT_COST, oracle.num_samples) if cost is None else cost,
+            max(SHOT_COST, float(oracle.num_samples)) if cost is None else cost,
             None if source == "auto" else theta.mean,
+            config.seed,
         )
         self._epsilon = config.epsilon
         self._error = 1.0 - config.schedule.confidence
@@ -107,11 +109,11 @@ class Planned:
         return drawn if drawn.queries <= queries_left else plan
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Let the planner learn."""
         self._stale = 0 if is_new else self._stale + 1
-        self._planner.saw(code, accuracy, plan)
+        self._planner.saw(code, verdict.accuracy, plan, verdict.error)
 
     def is_sure(self, incumbent: float) -> bool:
         """Whether a weight that is better by epsilon would have been seen."""
@@ -141,7 +143,7 @@ class Growing:
         return plan if plan.queries <= queries_left else None
 
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Grow the bound, or begin again."""
         grown = min(self._bound * self._config.schedule.growth, self._most)
@@ -168,15 +170,21 @@ class Constant:
         """Return the shot; with `optimal_k` the test follows the incumbent."""
         if self._test is None or not self._is_fixed:
             self._test = fixed(self._config.test, max(incumbent, 0.5))
-        mean = self._theta.mean(self._test)
-        k = self._config.schedule.k
-        if k is None or not self._is_fixed:
-            k = best_k(mean)
-        plan = Plan(self._test, k, 0.0, float(success(mean, k)), mean)
+        plan = self._plan(self._test, self._theta.mean(self._test))
         return plan if plan.queries <= queries_left else None
 
+    def _plan(self, test: CoherentTest, mean: float) -> Plan:
+        schedule = self._config.schedule
+        given = schedule.k if self._is_fixed else None
+        if schedule.exact_k and 0.0 < mean < 1.0:
+            k = exact_k(mean) if given is None else given
+            damped = Damped.exact(test, mean, k)
+            return Plan(damped, k, 0.0, 1.0, damped.factor * mean)
+        k = best_k(mean) if given is None else given
+        return Plan(test, k, 0.0, float(success(mean, k)), mean)
+
     def saw(
-        self, code: int, accuracy: float, plan: Plan | None, *, is_new: bool, is_better: bool
+        self, code: int, verdict: Verdict, plan: Plan | None, *, is_new: bool, is_better: bool
     ) -> None:
         """Learn nothing."""
 

@@ -20,7 +20,7 @@ from ..engine.coherent import Single
 from ..engine.ledger import Ledger
 from ..engine.optimizer import Callback, Incumbent, Progress
 from ..engine.oracle import Oracle
-from ..engine.racing import Verifier
+from ..engine.racing import Verdict, Verifier
 from .planner import Plan
 from .schedules import Schedule
 
@@ -131,11 +131,11 @@ class Search:
         self._found.histogram[code] += 1
         is_new = code not in self._verifier
         before = self._found.accuracy
-        verdict_accuracy = self._take(code, plan)
+        verdict = self._take(code, plan)
         is_better = self._found.accuracy > before
         self._since_better = 0 if is_better else self._since_better + 1
-        self._schedule.saw(code, verdict_accuracy, plan, is_new=is_new, is_better=is_better)
-        self._remember(code, verdict_accuracy, plan)
+        self._schedule.saw(code, verdict, plan, is_new=is_new, is_better=is_better)
+        self._remember(code, verdict.accuracy, plan)
         progress = Progress(
             sum(self._found.histogram.values()),
             plan.k if plan else 0,
@@ -146,7 +146,7 @@ class Search:
         for callback in self._callbacks:
             callback(progress)
 
-    def _take(self, code: int, plan: Plan | None) -> float:
+    def _take(self, code: int, plan: Plan | None) -> Verdict:
         """Verify a candidate and make it the incumbent where it is better."""
         verdict = self._verifier.verify(code, self._found.accuracy)
         if verdict.is_exact and verdict.accuracy > self._found.accuracy + 1e-12:
@@ -154,7 +154,7 @@ class Search:
             self._found.last_plan = plan or self._found.last_plan
             bits = tuple(int(bit) for bit in self._widen(code))
             self._found.incumbents.append(Incumbent(bits, verdict.accuracy, self._total()))
-        return verdict.accuracy
+        return verdict
 
     def _remember(self, code: int, accuracy: float, plan: Plan | None) -> None:
         self._found.last_plan = self._found.last_plan or plan

@@ -272,7 +272,11 @@ class Damped:
         """
         wanted = math.sin(math.pi / (2 * (2 * k + 1))) ** 2
         if mean <= 0.0 or wanted > mean + 1e-15:
-            _refuse(f"{k} iterations cannot be exact at a mean score of {mean:.3g}", "k", "more")
+            raise UserError(
+                f"{k} iterations cannot be exact at a mean score of {mean:.3g}",
+                setting="optimization.schedule.k",
+                remedy="give more, or null",
+            )
         return cls(test, min(wanted / mean, 1.0))
 
     @property
@@ -305,22 +309,23 @@ class Damped:
         return self.factor * self.test.score(accuracy)
 
 
-def is_too_weak(score: Float[ndarray, " omega"], threshold: float = 2.0) -> bool:
-    """Whether amplification cannot help: k = 0 is best and the score hardly tells weights apart.
+_HIGH_MEAN, _TOLD_APART = 0.4, 2.5
+"""A mean score from which on amplification gains little, where the best is not so many times it."""
+WEAK = "test too weak: raise m or L"
+"""What is said where `is_too_weak`."""
+
+
+def is_too_weak(mean: float, top: float) -> bool:
+    """Whether amplification hardly helps: most weights pass the test, and the best not much better.
 
     With one data copy and a model family closed under flipping its output the mean score is exactly
     1/2, theta is 45 degrees, and every k gives the same flag probability.
 
     Args:
-        score: of the register, or of a sample of it.
-        threshold: the least ratio of the largest to the mean score.
+        mean: mean score over the register, or over a sample of it.
+        top: score of the best weight that is known.
     """
-    mean = float(score.mean())
-    return mean >= 0.5 - 1e-9 and float(score.max()) < threshold * mean + 1e-9
-
-
-WEAK = "test too weak: raise m or L"
-"""What is said where `is_too_weak`."""
+    return bool(mean >= _HIGH_MEAN and top < _TOLD_APART * mean)
 
 
 def _chebyshev(degree: int, x: Floats) -> Floats:

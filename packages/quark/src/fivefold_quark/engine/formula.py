@@ -11,21 +11,12 @@ enter through s alone. Source: arXiv 2210.01311, reconstructed; checked against 
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from .arrays import Floats
-
-
-@runtime_checkable
-class Score(Protocol):
-    """What the formula needs of a coherent test."""
-
-    def score(self, accuracy: Floats) -> Floats:
-        """Return s for weights of these accuracies."""
 
 
 def success(mean: Floats | float, k: int) -> Floats:
@@ -72,3 +63,12 @@ def best_k(mean: float) -> int:
     top = int(math.pi / (4.0 * math.asin(math.sqrt(mean))))
     near = [k for k in (top - 1, top) if k >= 0]
     return max(near, key=lambda k: float(success(mean, k)))
+
+
+def exact_k(mean: float) -> int:
+    """Return the fewest iterations that a lowered flag can make exact: (2k + 1) theta >= pi / 2.
+
+    Args:
+        mean: mean score, strictly between 0 and 1.
+    """
+    return math.ceil(math.pi / (4.0 * math.asin(math.sqrt(mean))) - 0.5 - 1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -133,7 +134,7 @@ class Table:
     probabilities: Float[ndarray, " n"]
     """p_i, pads included."""
 
-    @property
+    @cached_property
     def accuracies(self) -> Float[ndarray, " omega"]:
         """acc(w) = sum_i p_i C[w, i]; a pad counts as wrong."""
         found: Float[ndarray, " omega"] = self.right @ self.probabilities

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from .oracle import Oracle
 
@@ -17,6 +19,8 @@ _FIRST = 64
 """Samples before the first look: an estimate that the planner can use."""
 _CHUNK = 16
 """Samples between looks."""
+_SURE = 0.05
+"""A sample that was not seen is right with a probability at least so far from 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Verdict:
     """Exact where the race went to the end, else an estimate."""
     is_exact: bool
     """Whether every training sample was evaluated."""
+    error: float = 0.0
+    """Standard error of an estimate."""
 
 
 class Verifier:
@@ -76,7 +82,9 @@ class Verifier:
             if is_uniform:
                 upper = min(upper, right / seen + self._slack(start, count))
             if start < count and upper <= incumbent + 1e-12:
-                return Verdict(right / seen, is_exact=False)
+                estimate = right / seen
+                error = self._error(estimate, weights[order[start:]], 1.0 - seen, start)
+                return Verdict(estimate, is_exact=False, error=error)
         return Verdict(min(right, 1.0), is_exact=True)  # sums of p_i may end a bit above
 
     def _order(self) -> tuple[np.ndarray, bool]:
@@ -86,6 +94,17 @@ class Verifier:
         if float(np.ptp(weights)) < 1e-15:
             return shuffled, True
         return shuffled[np.argsort(-weights[shuffled], kind="stable")], False
+
+    def _error(
+        self, estimate: float, left: Float[ndarray, " n"], weight: float, count: int
+    ) -> float:
+        """Return the standard error of an accuracy from the first so many samples.
+
+        What the other samples will bring, and how well those seen speak for them.
+        """
+        chance = min(max(estimate, _SURE), 1.0 - _SURE)
+        spread = float(left @ left) + weight**2 / count
+        return math.sqrt(chance * (1.0 - chance) * spread)
 
     def _slack(self, seen: int, count: int) -> float:
         """Return Serfling's bound (1974) on a mean of draws without replacement.

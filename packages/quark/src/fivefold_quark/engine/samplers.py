@@ -20,16 +20,14 @@ from qiskit.transpiler import PassManager, generate_preset_pass_manager
 from qiskit_aer.noise import NoiseModel
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 
+from .._words import SAMPLERS
 from .noise import BASIS, guard, noise_model
 
-NAMES = ("aer", "statevector", "runtime")
 _RUNTIME = (
     ("qiskit_ibm_runtime.executor_sampler", "Sampler"),
     ("qiskit_ibm_runtime", "SamplerV2"),
 )
 """Where the cloud's sampler lives, newest first: its name has changed and will again."""
-_DENSE_QUBITS = 10
-"""Qubits up to which a noisy circuit runs as a density matrix: once, not once a shot."""
 _LEVEL = 1
 
 
@@ -164,7 +162,7 @@ def _called(reference: str) -> Any:
             "no such sampler",
             setting="optimization.sampler",
             value=reference,
-            remedy=f"{nearest(reference, NAMES)}, or package.module:factory",
+            remedy=f"{nearest(reference, SAMPLERS)}, or package.module:factory",
         )
     return _imported(module, function)()
 

@@ -152,12 +152,14 @@ class Relaxed:
         return total / self._shots
 
     def _exact(self, chances: Float[ndarray, "point bit"]) -> Float[ndarray, " point"]:
+        """Sum over all settings; evaluating them, once, is what a simulator's privilege costs."""
         register = self._problem.register
         bits = register.bits(register.codes())
         if self._accuracies is None:
             weights = self._problem.probabilities
             everything = np.arange(len(weights))
             self._accuracies = self._problem.evaluate_batch(bits, everything) @ weights
+            self._ledger.classical_evals += len(bits) * len(weights)
         odds = np.where(bits[None] == 1, chances[:, None], 1.0 - chances[:, None]).prod(-1)
         found: Float[ndarray, " point"] = odds @ self._accuracies
         return found

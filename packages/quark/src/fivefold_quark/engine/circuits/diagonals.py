@@ -21,6 +21,9 @@ from ..weights import WeightRegister
 from .amplification import flip_estimates, undamped
 from .preparing import data_layer, phase_on_ones, phase_on_zero, weight_layer
 
+_KEPT_ENTRIES = 2**23
+"""Entries of the diagonals that are kept, some forty bytes each: a planner's tests are many."""
+
 
 class DiagonalParts:
     """Weights, then a copy after another (address, and an answer for models that are not Boolean).
@@ -180,9 +183,16 @@ class DiagonalParts:
         self, key: tuple[object, ...], entries: Callable[[], Complex[ndarray, " state"]]
     ) -> DiagonalGate:
         """Return a diagonal, made once: its construction costs more than its simulation."""
-        if key not in self._kept:
-            self._kept[key] = DiagonalGate(entries().tolist())
-        return self._kept[key]
+        gate = self._kept.pop(key, None)
+        if gate is None:
+            gate = DiagonalGate(entries().tolist())
+        self._kept[key] = gate
+        while len(self._kept) > 1 and self._entries() > _KEPT_ENTRIES:
+            del self._kept[next(iter(self._kept))]
+        return gate
+
+    def _entries(self) -> int:
+        return sum(2**gate.num_qubits for gate in self._kept.values())
 
 
 def needed(test: CoherentTest) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from qiskit import qasm3
+from qiskit import qasm3, transpile
 
 from ..coherent import CoherentTest
+from ..engines.gates import Gates
 from ..problem import Training
 
 
@@ -20,10 +21,6 @@ def to_qasm3(problem: Training, test: CoherentTest, k: int, layout: str = "auto"
     Raises:
         UserError: the circuit needs more qubits than can be simulated, or the model has none.
     """
-    from qiskit import transpile
-
-    from ..engines.gates import Gates
-
     circuit = Gates(problem, layout=layout).circuit(test, k)
     lowered = transpile(
         circuit, basis_gates=["cx", "ccx", "rz", "ry", "h", "x", "p", "cp"], optimization_level=0

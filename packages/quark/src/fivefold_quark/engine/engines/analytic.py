@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import psutil
 from jaxtyping import Float
 from numpy import ndarray
 
+from ..arrays import Codes, Floats
 from ..coherent import CoherentTest
 from ..formula import distribution, success
 from .protocol import Amplified, Footprint
@@ -20,7 +23,7 @@ class Analytic(Simulated):
 
     def run(self, test: CoherentTest, max_k: int) -> Amplified:
         """Return the distributions for k = 0 .. max_k."""
-        score = test.score(self.table.accuracies)
+        score = self._score(test)
         ks = range(max_k + 1)
         probabilities = np.stack([distribution(score, k) for k in ks])
         flag = np.array([float(success(min(score.mean(), 1.0), k)) for k in ks])
@@ -28,7 +31,18 @@ class Analytic(Simulated):
 
     def distribution(self, test: CoherentTest, k: int) -> Float[ndarray, " omega"]:
         """Return P_k(w) for one k, which costs no more than one."""
-        return distribution(test.score(self.table.accuracies), k)
+        return distribution(self._score(test), k)
+
+    def _score(self, test: CoherentTest) -> Float[ndarray, " omega"]:
+        """Return the score of every setting; most share their accuracy with others."""
+        accuracies, place = self._levels
+        score: Float[ndarray, " omega"] = test.score(accuracies)[place]
+        return score
+
+    @cached_property
+    def _levels(self) -> tuple[Floats, Codes]:
+        accuracies, place = np.unique(self.table.accuracies, return_inverse=True)
+        return accuracies, place
 
     def footprint(self, test: CoherentTest) -> Footprint:
         """Return what a run takes: the table of correctness and a few vectors."""

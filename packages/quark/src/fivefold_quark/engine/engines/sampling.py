@@ -12,8 +12,8 @@ from ..coherent import CoherentTest
 from ..problem import Problem, Table, is_boolean, num_states, tabulate
 from .protocol import Amplified
 
-_KEPT = 64
-"""Distributions kept, by test."""
+_KEPT_BYTES = 2**28
+"""Distributions kept, the latest; a single one may be longer."""
 _STRETCH = 1.5
 """How much further than asked a pass goes, since the next plan asks for a few iterations more."""
 
@@ -77,9 +77,12 @@ class Simulated:
         if found is None or len(found.flag) <= k:
             found = self.run(test, int(k * _STRETCH) + 1)
         self._kept[test] = found
-        while len(self._kept) > _KEPT:
+        while len(self._kept) > 1 and self._size() > _KEPT_BYTES:
             del self._kept[next(iter(self._kept))]
         return found
+
+    def _size(self) -> int:
+        return sum(kept.probabilities.nbytes for kept in self._kept.values())
 
 
 def elements(problem: Problem) -> int:

@@ -6,7 +6,7 @@ sign on good branches and the reflection 2|phi><phi| - 1 are
     r <- r (1 - 2 good),    r <- 2 <|phi|^2, r> - r,
 
 with r real: two passes over half the memory of two complex states, and every k is read off on the
-way. `walk` does the same with A and its inverse written out, as a circuit does.
+way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fivefold import UserError
 from jaxtyping import Float
 from numpy import ndarray
 
-from ..coherent import Chebyshev, CoherentTest
+from ..coherent import CoherentTest
 from ..problem import is_boolean, num_states
 from .protocol import Amplified, Footprint
 from .sampling import Simulated
@@ -113,40 +113,3 @@ def _iterate(weight: Float[ndarray, "omega env"], good: ndarray, max_k: int) -> 
                 r *= 1 - 2 * up
         twice_mean = 2 * overlap
     return Amplified(probabilities, flag)
-
-
-def walk(engine: Tensor, test: CoherentTest, max_k: int) -> Amplified:
-    """Return what `run` returns, with every A and its inverse applied to the state in place.
-
-    The slow twin: one complex array, and no knowledge of A|0> between iterations. It knows the
-    tests of one data register (`single`, `chebyshev`).
-
-    Args:
-        engine: bound to a problem.
-        test: of one data register.
-        max_k: the last k.
-    """
-    rows = Rows.of(engine.table, 0, len(engine.table.codes))
-    phases = test.phases if isinstance(test, Chebyshev) else ()
-    start = np.broadcast_to(rows.data, (len(engine.table.codes), rows.data.shape[1]))
-    start = start / np.sqrt(len(start))
-    state = prepare(test, rows).amplitudes.astype(np.complex128) / np.sqrt(len(start))
-    found = []
-    for _ in range(max_k + 1):
-        found.append(np.abs(state) ** 2)
-        np.negative(state, out=state, where=~rows.wrong)
-        for beta, alpha in reversed(phases):
-            _phase_on_data(state, rows, alpha)
-            np.multiply(state, np.exp(-1j * beta), out=state, where=rows.wrong)
-        state -= 2 * np.vdot(start, state) * start
-        np.negative(state, out=state)
-        for beta, alpha in phases:
-            np.multiply(state, np.exp(1j * beta), out=state, where=rows.wrong)
-            _phase_on_data(state, rows, -alpha)
-    squared = np.stack(found)
-    return Amplified(squared.sum(2), (squared * ~rows.wrong).sum((1, 2)))
-
-
-def _phase_on_data(state: ndarray, rows: Rows, angle: float) -> None:
-    overlap = (state * rows.data).sum(1, keepdims=True)
-    state += (np.exp(1j * angle) - 1) * overlap * rows.data

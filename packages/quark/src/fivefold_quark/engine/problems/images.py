@@ -77,9 +77,16 @@ def tiny(
     Raises:
         UserError: a class that is not there, or nothing left after collapsing.
     """
+    there = np.unique(images.labels)
+    if len(there) < 2:
+        raise UserError(
+            f"{images.source} holds {'one class only' if len(there) else 'no images'}",
+            setting="problem.name",
+            remedy="give images of two classes",
+        )
     for label in classes:
-        if label not in images.labels:
-            known = ", ".join(map(str, np.unique(images.labels)[:12]))
+        if label not in there:
+            known = ", ".join(map(str, there[:12]))
             raise UserError(
                 f"no image of class {label} in {images.source}",
                 setting="problem.digits",
