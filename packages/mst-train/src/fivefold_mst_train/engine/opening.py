@@ -93,10 +93,11 @@ def _open(nodes: Nodes, run: Run, ranks: Ranks, output: Path, stack: ExitStack) 
     if checkpoint is not None:
         session.resume(checkpoint)
         _say(run, ranks)(f"resumed from {checkpoint.folder}, step {loop.progress.step}")
-    if ranks.is_first:
-        session.metrics = stack.enter_context(
-            Metrics(output, run, config.tensorboard, loop.progress.step)
-        )
+    with ranks.together():
+        if ranks.is_first:
+            session.metrics = stack.enter_context(
+                Metrics(output, run, config.tensorboard, loop.progress.step)
+            )
     return session
 
 
