@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -17,7 +18,12 @@ def torchrun(start, folder, *words):
     """Run two processes; return the status and what they said."""
     given = (*words, f"hydra.run.dir={folder / 'run'}")
     process = start(*given, launcher=TORCHRUN, env=ENVIRONMENT)
-    _, said = process.communicate(timeout=300)
+    try:
+        _, said = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its processes
+        _, said = process.communicate(timeout=60)
+        pytest.fail(f"torchrun did not end:\n{said}")
     return process.returncode, said
 
 
