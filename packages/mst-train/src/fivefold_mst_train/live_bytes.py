@@ -94,4 +94,5 @@ def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key

@@ -55,15 +55,16 @@ def masks(
         dtype: of activations.
     """
     text: Any = config.get_text_config()
-    window = getattr(text, "sliding_window", None)
+    window: int | None = getattr(text, "sliding_window", None)
     kinds = set(getattr(text, "layer_types", None) or [_FULL if window is None else _SLIDING])
+    is_windowed = implementation(config) == SDPA and window is not None and seq_len >= window
     if not kinds <= {_FULL, _SLIDING}:
         return None
     made: dict[str, Tensor | None] = dict.fromkeys(sorted(kinds))
     for kind in made:
         if implementation(config) == EAGER:
             made[kind] = torch.empty(batch_size, 1, seq_len, seq_len, dtype=dtype, device="meta")
-        elif implementation(config) == SDPA and kind == _SLIDING and seq_len >= window:
+        elif is_windowed and kind == _SLIDING:
             made[kind] = torch.empty(1, 1, seq_len, seq_len, dtype=torch.bool, device="meta")
     return made if len(made) > 1 else made.popitem()[1]
 
