@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,39 +18,38 @@ if TYPE_CHECKING:
     from mst import Case
 
 ROWS = 2
-RATES = {"5e-5": 5e-5, "1e-3": 1e-3}
+SMALL, LARGE = 5e-5, 1e-3
+PLAIN, MST, TURNED = "plain", "mst", "plain, rows in another order"
+Curves = dict[tuple[float, str], list[float]]
+"""The losses of each run, by rate and name."""
 
 
-def measure_convergence(case: Case, device: torch.device, result: Result, out: Path) -> None:
+def measure_convergence(case: Case, device: torch.device, result: Result, out: Path | None) -> None:
     """Run the same steps under each scheme, and plot the losses."""
     model = load_model(ModelConfig(name="smollm2", kernels="torch"), print)
     blocks = read_blocks(DataConfig(), model.tokenizer, model.vocab_size, case.tokens)
     kept = {name: value.clone() for name, value in model.module.state_dict().items()}
-    curves: dict[str, list[float]] = {}
     tile = max(1, case.tokens * ROWS // 3)
-    runs: dict[str, tuple[Apply, bool]] = {
-        "plain": (plain, False),
-        "mst": (mst(tile, tile), False),
-        "plain, rows in another order": (plain, True),
-    }
-    for rate, lr in RATES.items():
-        for name, (apply, is_turned) in runs.items():
+    apply: dict[str, Apply] = {PLAIN: plain, MST: mst(tile, tile), TURNED: plain}
+    curves: Curves = {}
+    for lr, names, steps in (
+        (SMALL, (PLAIN, MST), case.steps),
+        (LARGE, (PLAIN, MST, TURNED), case.large_steps),
+    ):
+        for name in names:
             model.module.load_state_dict(kept)
-            curve = losses(model, blocks, apply, lr, case.steps, device, is_turned)
-            curves[f"{name}, {rate}"] = curve
+            curve = losses(model, blocks, apply[name], lr, steps, device, name is TURNED)
+            curves[lr, name] = curve
             result.rows.append({"what": "convergence", "run": name, "lr": lr, "losses": curve})
-            print(f"{name} at {rate}: {curve[0]:.4f} … {curve[-1]:.4f}", flush=True)
-    for rate in RATES:
-        ours = difference(curves[f"mst, {rate}"], curves[f"plain, {rate}"])
-        rounding = difference(
-            curves[f"plain, rows in another order, {rate}"], curves[f"plain, {rate}"]
-        )
-        result.rows.append(
-            {"what": "difference", "lr": RATES[rate], "mst": ours, "rounding_alone": rounding}
-        )
-    ours = difference(curves["mst, 5e-5"], curves["plain, 5e-5"])
-    result.figures["convergence_worst_difference"] = ours
-    plot(curves, out)
+            print(f"{name} at {lr}: {curve[0]:.4f} … {curve[-1]:.4f}", flush=True)
+    for lr, name in curves:
+        if name is not PLAIN:
+            apart = max(differences(curves, lr, name))
+            result.rows.append({"what": "difference", "lr": lr, "run": name, "worst": apart})
+            print(f"{name} at {lr}: {apart:.2e} from plain at the worst step", flush=True)
+    result.figures["convergence_worst_difference"] = max(differences(curves, SMALL, MST))
+    if out is not None:
+        plot(curves, out)
 
 
 def losses(
@@ -82,13 +80,13 @@ def losses(
     return found
 
 
-def difference(one: list[float], other: list[float]) -> float:
-    """Return the largest difference of two curves."""
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+def differences(curves: Curves, lr: float, name: str) -> list[float]:
+    """Return how far a run's losses are from those of plain training, step by step."""
+    return [abs(a - b) for a, b in zip(curves[lr, name], curves[lr, PLAIN], strict=True)]
 
 
-def plot(curves: dict[str, list[float]], out: Path) -> None:
-    """Draw what parts the runs from plain training, where matplotlib is at hand."""
+def plot(curves: Curves, out: Path) -> None:
+    """Draw losses, and what parts the runs from plain training, where matplotlib is at hand."""
     try:
         import matplotlib
     except ImportError:
@@ -96,17 +94,18 @@ def plot(curves: dict[str, list[float]], out: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(RATES), figsize=(9, 3.5), sharey=True)
-    for axis, rate in zip(axes, RATES, strict=True):
-        base = curves[f"plain, {rate}"]
-        draw: Callable[..., object] = axis.semilogy
-        for name in ("mst", "plain, rows in another order"):
-            curve = curves[f"{name}, {rate}"]
-            draw([max(abs(a - b), 1e-9) for a, b in zip(curve, base, strict=True)], label=name)
-        axis.set_title(f"AdamW, lr {rate}")
-        axis.set_xlabel("step")
-    axes[0].set_ylabel("difference of the loss from plain")
-    axes[0].legend()
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharex="col", sharey="row")
+    for (lr, name), curve in curves.items():
+        top, bottom = axes[:, 0 if lr == SMALL else 1]
+        top.plot(curve, label=name, linestyle="-" if name is PLAIN else "--")
+        top.set_title(f"AdamW, lr {lr:g}")
+        if name is not PLAIN:
+            bottom.semilogy([max(each, 1e-9) for each in differences(curves, lr, name)], label=name)
+        bottom.set_xlabel("step")
+    axes[0, 0].set_ylabel("loss")
+    axes[1, 0].set_ylabel("difference from plain")
+    for axis in axes.flat:
+        axis.legend()
     figure.tight_layout()
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "convergence.svg", metadata={"Date": None})

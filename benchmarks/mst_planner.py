@@ -20,7 +20,7 @@ from mst_schemes import (
     plain,
     smollm2,
 )
-from transformers import Gemma2Config, PretrainedConfig, Qwen2Config
+from transformers import Gemma2Config, MistralConfig, PretrainedConfig, Qwen2Config
 
 GIB = 2**30
 DEVICE = 80 * GIB
@@ -52,6 +52,10 @@ def cases() -> list[tuple[str, PretrainedConfig, Apply, int, int, torch.dtype]]:
         **wide,
     )
     gemma._attn_implementation = "eager"  # what transformers takes for it: scores of all pairs
+    mistral = MistralConfig(
+        vocab_size=4096, hidden_size=256, num_hidden_layers=6, sliding_window=512, **wide
+    )
+    mistral._attn_implementation = "sdpa"  # makes masks of windows
     qwen = Qwen2Config(vocab_size=8192, hidden_size=256, num_hidden_layers=5, **wide)
     small = smollm2(4)
     half = llama_slice(4)
@@ -67,7 +71,10 @@ def cases() -> list[tuple[str, PretrainedConfig, Apply, int, int, torch.dtype]]:
         ("smollm2, 4 layers, mst, 3 rows", small, mst(256, 128), 3, 600, f32),
         ("smollm2, 4 layers, block", small, mst(256, 128, block=True), 1, 2048, f32),
         ("smollm2, 4 layers, offload", small, mst(256, 128, offload=True), 1, 2048, f32),
+        ("smollm2, 16 layers, mst, embedding larger", smollm2(16), mst(512, 512), 1, 2048, f32),
         ("gemma 2, narrow, mst", gemma, mst(128, 64), 1, 1024, f32),
+        ("mistral, narrow, windows, plain", mistral, plain, 1, 1024, f32),
+        ("mistral, narrow, windows, mst", mistral, mst(128, 64), 2, 800, f32),
         ("qwen 2, narrow, mst", qwen, mst(128, 64), 2, 900, f32),
         ("llama slice, narrow, block", half, mst(128, 64, block=True), 1, 1500, f32),
     ]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
@@ -63,20 +61,15 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         """Run the operation and register what it made."""
         output = func(*args, **(kwargs or {}))
-        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        made = [each for each in _tensors((output,)) if _key(each) not in self._bytes]
         if made:
-            given = {
-                leaf.untyped_storage()._cdata
-                for leaf in tree_leaves((args, kwargs))
-                if isinstance(leaf, Tensor)
-            }
+            given = {_key(each) for each in _tensors((*args, *(kwargs or {}).values()))}
             for tensor in made:
                 self._register(tensor, given)
         return output
 
     def _register(self, tensor: Tensor, given: set[int]) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), _key(tensor)
         if key in given or key in self._bytes:
             return
         if self._shapes:
@@ -91,22 +84,15 @@ class LiveBytes(TorchDispatchMode):
         self.live -= self._bytes.pop(key, 0)
 
 
-def live_peak(step: Callable[[], object]) -> int:
-    """Return the most bytes that operations of a step keep alive at a time, over what was there."""
-    with LiveBytes() as counter:
-        step()
-    return counter.peak
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """Yield the tensors among an operation's arguments or results: bare, or in lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
-def resident_peak(device: torch.device) -> int | None:
-    """Return the most bytes the process has held: an accelerator's allocator, else the process.
-
-    For a CPU it is the peak resident set, of which libraries and weights are a part.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # not on this system
-        return None
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+def _key(tensor: Tensor) -> int:
+    key: int = tensor.untyped_storage()._cdata
+    return key

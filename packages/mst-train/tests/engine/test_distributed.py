@@ -2,9 +2,14 @@
 
 import json
 import os
+import subprocess
 import sys
+import weakref
 
 import pytest
+import torch.distributed as dist
+from fivefold_mst_train.engine.ranks import Ranks
+from torch import nn
 
 TORCHRUN = (
     *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
@@ -17,7 +22,12 @@ def torchrun(start, folder, *words):
     """Run two processes; return the status and what they said."""
     given = (*words, f"hydra.run.dir={folder / 'run'}")
     process = start(*given, launcher=TORCHRUN, env=ENVIRONMENT)
-    _, said = process.communicate(timeout=300)
+    try:
+        _, said = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its processes
+        _, said = process.communicate(timeout=60)
+        pytest.fail(f"torchrun did not end:\n{said}")
     return process.returncode, said
 
 
@@ -73,6 +83,17 @@ def test_two_processes_with_shards_train_as_one_and_resume(start, alone, tmp_pat
     status, said = torchrun(start, tmp_path, *given, half)
     assert status == 0, said
     assert [line["loss"] for line in lines(tmp_path)] == first
+
+
+def test_nothing_but_python_holds_the_group_when_processes_part(tmp_path):
+    """DDP's reducer would join gloo's threads under Python's lock, which one of them waits for."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    ranks = Ranks(size=2)
+    module = ranks.average(nn.Linear(2, 2))
+    reducer = weakref.ref(module.reducer)
+    ranks.part()
+    assert reducer() is None
+    assert not dist.is_initialized()
 
 
 def pair(start, tmp_path, *words):

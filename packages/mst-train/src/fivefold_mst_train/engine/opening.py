@@ -24,7 +24,7 @@ from .metrics import Metrics
 from .models import add_adapters, open_model
 from .optimizers import Optimizers
 from .prepared import FULL_RATE, LORA_RATE, Nodes, Prepared, Split, check_length
-from .ranks import Ranks, sharded, wrapped
+from .ranks import Ranks, sharded
 from .reading import read_blocks, read_evaluation
 from .session import Session
 
@@ -93,10 +93,11 @@ def _open(nodes: Nodes, run: Run, ranks: Ranks, output: Path, stack: ExitStack) 
     if checkpoint is not None:
         session.resume(checkpoint)
         _say(run, ranks)(f"resumed from {checkpoint.folder}, step {loop.progress.step}")
-    if ranks.is_first:
-        session.metrics = stack.enter_context(
-            Metrics(output, run, config.tensorboard, loop.progress.step)
-        )
+    with ranks.together():
+        if ranks.is_first:
+            session.metrics = stack.enter_context(
+                Metrics(output, run, config.tensorboard, loop.progress.step)
+            )
     return session
 
 
@@ -164,7 +165,7 @@ def _together(
     if ranks.size > 1 and config.parallel is Parallel.FSDP2:
         sharded(model, ranks)
         return model
-    return wrapped(model, ranks)
+    return ranks.average(model)
 
 
 def _evaluation(

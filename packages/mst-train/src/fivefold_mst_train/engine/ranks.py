@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,8 @@ class Ranks:
     size: int = 1
     local_rank: int = 0
     """Number among the processes of this machine: its device's number."""
+    _averaging: list[DistributedDataParallel] = field(default_factory=list, repr=False)
+    """Modules whose gradients are averaged over processes."""
 
     @property
     def is_first(self) -> bool:
@@ -95,6 +97,28 @@ class Ranks:
                     remedy="start every process with the same words",
                 )
 
+    def average(self, module: nn.Module) -> nn.Module:
+        """Return a module whose gradients are averaged over processes (DDP), or itself if alone."""
+        if self.size == 1:
+            return module
+        device = next(module.parameters()).device
+        ids = None if device.type == "cpu" else [device.index]
+        made = DistributedDataParallel(module, device_ids=ids, forward_sync_buffers=False)
+        self._averaging.append(made)
+        return made
+
+    def part(self) -> None:
+        """Leave the group of processes; what averaged gradients can do so no longer.
+
+        DDP's reducer holds the group. Were it the last to do so, as where an error keeps the module
+        alive, it would end gloo's threads while it holds Python's lock, for which a thread may wait
+        that drops the tensors of the last exchange: neither would ever go on.
+        """
+        while self._averaging:
+            module = self._averaging.pop()
+            del module.logger, module.reducer
+        dist.destroy_process_group()
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let every process end with the first error that one of them meets inside.
@@ -141,7 +165,7 @@ def open_ranks(device: str) -> Iterator[Ranks]:
         yield ranks
     finally:
         if owns:
-            dist.destroy_process_group()
+            ranks.part()
 
 
 def sharded(model: PreTrainedModel, ranks: Ranks) -> None:
@@ -162,15 +186,6 @@ def sharded(model: PreTrainedModel, ranks: Ranks) -> None:
                 if isinstance(layer, GradientCheckpointingLayer):
                     fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
-
-
-def wrapped(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """Return a module whose gradients are averaged over processes (DDP), or itself if alone."""
-    if ranks.size == 1:
-        return module
-    device = next(module.parameters()).device
-    ids = None if device.type == "cpu" else [device.index]
-    return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
 
 def without_sync(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:

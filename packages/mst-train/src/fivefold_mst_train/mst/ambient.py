@@ -62,7 +62,7 @@ class RandomState:
     def capture(cls, device: torch.device) -> RandomState:
         """Read the state now."""
         held = None
-        if device.type != "cpu":
+        if device.type not in ("cpu", "meta"):
             held = torch.get_device_module(device.type).get_rng_state(device)
         return cls(torch.get_rng_state(), device, held)
 
@@ -70,7 +70,7 @@ class RandomState:
     def replay(self) -> Iterator[None]:
         """Draw the same numbers again; afterwards the generators go on as if nothing was drawn."""
         with ExitStack() as stack:
-            if self.device.type == "cpu":
+            if self.accelerator is None:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
             else:
                 kind = self.device.type

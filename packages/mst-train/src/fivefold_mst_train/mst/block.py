@@ -25,6 +25,7 @@ from .ambient import Autocast
 from .gated import GatedBackward, Middle
 from .offload import HostStore
 from .sums import GradientSums
+from .tiles import cut
 
 
 @dataclass(frozen=True)
@@ -85,22 +86,14 @@ class BlockCall:
         self.is_sandwich = bool(after_mlp)
         self.second = _trainable(before_mlp)
         hand = GatedBackward(self.layer.mlp, tiles.activation, tiles.middle)
-        of_mlp = _trainable([self.layer.mlp])
-        is_whole = len(of_mlp) == len(list(self.layer.mlp.parameters()))
-        self.by_hand = hand if tiles.activation and is_whole and not autocast.is_enabled else None
-        if self.by_hand is not None and not all(
-            type(getattr(self.layer.mlp, name)) is nn.Linear
-            for name in ("gate_proj", "up_proj", "down_proj")
-        ):
-            self.by_hand = None
-        self.third = [*hand.parameters] if self.by_hand else of_mlp + _trainable(after_mlp)
+        self.by_hand = hand if hand.suits(autocast) and hand.is_trained else None
+        by_autograd = _trainable([self.layer.mlp, *after_mlp])
+        self.third = by_autograd if self.by_hand is None else [*hand.parameters]
 
     def rows(self, x: Tensor) -> Iterator[slice]:
         """Yield the tokens of every tile; a tile holds them for all rows of the batch."""
         batch, tokens = x.shape[:2]
-        step = max(1, self.tiles.tile // batch)
-        for start in range(0, tokens, step):
-            yield slice(start, min(start + step, tokens))
+        return cut(tokens, max(1, self.tiles.tile // batch), is_planned=x.is_meta)
 
     def project(self, x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Run norm, projections and rotation: q, k, v of a tile, [batch, head, token, dim]."""

@@ -81,10 +81,16 @@ class GatedBackward:
     activation: str
     middle: Middle
 
-    def suits(self, x: Tensor) -> bool:
-        """Whether the MLP is still made of plain linear layers and nothing casts their inputs."""
-        plain = all(type(getattr(self.module, name)) is nn.Linear for name in _PROJECTIONS)
-        return plain and not Autocast.capture(x.device).is_enabled
+    def suits(self, autocast: Autocast) -> bool:
+        """Whether it is a gated MLP of plain linear layers still, whose inputs nothing casts."""
+        if not self.activation or autocast.is_enabled:
+            return False
+        return all(type(getattr(self.module, name)) is nn.Linear for name in _PROJECTIONS)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether every weight is."""
+        return all(each.requires_grad for each in self.parameters)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -23,6 +23,7 @@ from .._words import HeadStrategy, Score
 from .ambient import Autocast
 from .chunk_loss import ChunkResult, Head, LinearHead, LossTerms, Transform, chunk_loss
 from .sums import HALF, GradientSums
+from .tiles import cut
 from .vocab_parallel import ShardedHead
 
 
@@ -50,9 +51,9 @@ class ChunkedCall:
     scores: dict[Score, list[Tensor]] = field(default_factory=dict)
 
     def chunks(self) -> Iterator[slice]:
-        """Yield the rows of every chunk; none is empty."""
-        for start in range(0, len(self.labels), self.chunk):
-            yield slice(start, min(start + self.chunk, len(self.labels)))
+        """Yield the rows of every chunk."""
+        is_summed = not (self.per_token or self.terms.scores)
+        return cut(len(self.labels), self.chunk, is_planned=self.labels.is_meta and is_summed)
 
     def losses(self, hidden: Tensor) -> Tensor:
         """Return the loss of every row, or their sum, without gradients."""

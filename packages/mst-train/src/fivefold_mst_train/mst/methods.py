@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fivefold import UserError
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,7 +16,7 @@ from ..protocol import OptimizerBuilder, TokenScores
 from .checkpointing import enable_checkpointing
 from .discovery import Report, base_causal
 from .patch import PatchHandle, apply_mst, logit_scores
-from .planner import predict_peak
+from .planner import peak_of
 from .undo import Undo
 
 
@@ -46,19 +45,9 @@ class LayerHandle:
         return logit_scores(output.logits, shift_labels)
 
     def predicted_peak(self, batch_size: int, seq_len: int) -> int | None:
-        """Return the planner's peak of a step."""
-        causal: Any = base_causal(self.model)
-        if not all(each.requires_grad for each in causal.parameters()):
-            return None
-        dtype = next(causal.parameters()).dtype
-        try:
-            peak = predict_peak(
-                causal.config, lambda model: apply_layers(model, self.offload), batch_size,
-                seq_len, dtype,
-            )  # fmt: skip
-        except (UserError, NotImplementedError, RuntimeError):
-            return None
-        return peak.total
+        """Return the planner's peak of a step; see `TrainingHandle.predicted_peak`."""
+        causal = base_causal(self.model)
+        return peak_of(causal, lambda model: apply_layers(model, self.offload), batch_size, seq_len)
 
     def report(self) -> list[dict[str, str]]:
         """Return one row a checkpointed layer."""

@@ -24,7 +24,7 @@ from .._words import AccumDtype, Kernel, Recompute, Score
 from ..config import MstConfig
 from ..protocol import OptimizerBuilder, TokenScores
 from .agreement import agree
-from .ambient import draws_numbers
+from .ambient import Autocast, draws_numbers
 from .backends import check_installed
 from .block_patch import patch_blocks
 from .checkpointing import enable_checkpointing
@@ -32,9 +32,9 @@ from .discovery import FoundMlp, Report, base_causal, find_head, find_mlps, requ
 from .gated import GatedBackward, Middle, choose_middle, torch_middle
 from .head_patch import SCORES, HeadSettings, patch_head
 from .optimizer_in_backward import OptimizerInBackward
-from .planner import predict_peak
+from .planner import peak_of
 from .tiled import tiled
-from .tiles import head_chunk, mlp_tile, tile_budget
+from .tiles import cut, head_chunk, kept_tile, mlp_tile, tile_budget
 from .ulysses import SequenceShards, shard_sequences
 from .undo import Undo
 
@@ -89,12 +89,9 @@ class PatchHandle:
         return logit_scores(output.logits, shift_labels, self.config.head.ignore_index)
 
     def predicted_peak(self, batch_size: int, seq_len: int) -> int | None:
-        """Return the planner's peak of a step, over parameters, gradients and optimizer state."""
-        causal: Any = base_causal(self.model)
-        first = next(causal.parameters())
-        if not all(each.requires_grad for each in causal.parameters()):
-            return None  # adapters: other gradients, other tensors kept
-        least = 1 if first.device.type == "cpu" else 1024
+        """Return the planner's peak of a step; see `TrainingHandle.predicted_peak`."""
+        causal = base_causal(self.model)
+        least = 1 if next(causal.parameters()).device.type == "cpu" else 1024
         limits = replace(
             self.config.budget,
             bytes=f"{self.budget}B",
@@ -102,15 +99,7 @@ class PatchHandle:
         )
         settings = replace(self.config, budget=limits)
         part = seq_len // self.sequence_parallel
-        try:
-            peak = predict_peak(
-                causal.config, lambda model: apply_mst(model, settings), batch_size, part,
-                first.dtype,
-            )  # fmt: skip
-        except (UserError, NotImplementedError, RuntimeError) as error:
-            _log.info("no prediction of the peak: %s", error)
-            return None
-        return peak.total
+        return peak_of(causal, lambda model: apply_mst(model, settings), batch_size, part)
 
     def report(self) -> list[dict[str, str]]:
         """Return one row a module that was looked at."""
@@ -216,7 +205,7 @@ def _apply(handle: PatchHandle, causal: nn.Module) -> None:
     if config.mlp.enabled:
         found, skipped = find_mlps(model, config.mlp.modules)
         require_mlps(found, skipped, causal)
-        middle = choose_middle(config.mlp.kernel, first.device)
+        middle = torch_middle if is_planned else choose_middle(config.mlp.kernel, first.device)
         if config.block.enabled:
             rows = patch_blocks(undo, model, found, config, _tile_of(config, budget, first), middle)
             handle.rows += rows
@@ -291,11 +280,11 @@ def _mlp_forward(
             return rows(x)
         if settings.recompute is Recompute.NONE:
             flat = x.reshape(count, x.shape[-1])
-            parts = [rows(flat[start : start + tile]) for start in range(0, count, tile)]
+            size = kept_tile(tile, count, is_planned=x.is_meta)
+            parts = [rows(flat[part]) for part in cut(count, size)]
             return torch.cat(parts).reshape(*x.shape[:-1], -1)
-        hand = GatedBackward(self, activation, middle) if activation else None
-        if hand is not None and not hand.suits(x):
-            hand = None
+        by_hand = GatedBackward(self, activation, middle)
+        hand = by_hand if by_hand.suits(Autocast.capture(x.device)) else None
         owners = [self] if norm is None else [self, norm]
         parameters = [each for owner in owners for each in owner.parameters()]
         return tiled(

@@ -1,35 +1,34 @@
 """The peak of a training step before it runs: the step itself, on tensors that hold no memory.
 
-A slice of two or three layers of the model is made on torch's meta device and trained for one step
-under the counter of `live_bytes.py`: the same modules, the same tiles, the same autograd, at the
-real sequence length. What a layer adds is the difference of the two slices, so the whole model's
-peak follows exactly as counted, with nothing fitted. What counting cannot see (workspaces inside
-kernels, the allocator's rounding) is left to a margin.
+Two slices of the model, one some layers longer than the other, are made on torch's meta device and
+trained for one step under the counter of `live_bytes.py`: the same modules, the same tiles, the
+same autograd, at the real sequence length. What a layer adds is the difference of the slices, so
+the whole model's peak follows exactly as counted, with nothing fitted. It is taken twice: up to
+where all layers are done in backward, and for the embedding after them, whose gradient may be the
+peak of a slice and not that of the model. What counting cannot see (workspaces inside kernels, the
+allocator's rounding) is left to a margin.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fivefold import UserError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PretrainedConfig
 
 from ..live_bytes import LiveBytes
+from .planned_model import masks, meta_model
 
 Apply = Callable[[nn.Module], AbstractContextManager[object]]
 """Puts a training method on a model."""
-NAME = "fivefold_planned"
-"""The attention implementation of models that are planned for."""
-WITH_SCORES = "fivefold_planned_eager"
-"""The same for models that make scores of all pairs (`attn_implementation=eager`)."""
-SLICES = (2, 3)
-"""Layers of the models that are really run."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,14 @@ class Peak:
     """The rest: what one layer or the head needs while it works."""
 
 
-def meta_model(config: PretrainedConfig, layers: int, dtype: torch.dtype) -> nn.Module:
-    """Return a model of so many layers that holds no memory, with gradients allocated."""
-    part = copy.deepcopy(config)
-    part.num_hidden_layers = layers
-    if getattr(part, "layer_types", None):
-        part.layer_types = part.layer_types[:layers]
-    has_scores = getattr(config, "_attn_implementation", None) == "eager"
-    name = WITH_SCORES if has_scores else NAME
-    ALL_ATTENTION_FUNCTIONS.register(name, _attention_with_scores if has_scores else _attention)
-    with torch.device("meta"):
-        auto: Any = AutoModelForCausalLM
-        made: PreTrainedModel = auto.from_config(part, dtype=dtype)
-    made.config._attn_implementation_internal = name
-    made.train()
-    for weight in made.parameters():
-        weight.grad = torch.empty_like(weight)
-    return made
+@dataclass(frozen=True)
+class Counted:
+    """What one step of a slice took at its peaks, in bytes."""
+
+    layers: int
+    """Until backward leaves the first layer."""
+    embedding: int
+    """From then on."""
 
 
 def simulate(
@@ -70,7 +60,7 @@ def simulate(
     seq_len: int,
     dtype: torch.dtype,
     layers: int,
-) -> int:
+) -> Counted:
     """Count the bytes of one forward and backward of a slice of a model.
 
     Args:
@@ -81,12 +71,25 @@ def simulate(
         dtype: of weights and activations.
         layers: of the slice.
     """
-    model = meta_model(config, layers, dtype)
+    model: Any = meta_model(config, layers, dtype)
     tokens = torch.empty(batch_size, seq_len, dtype=torch.long, device="meta")
+    peaks: list[int] = []
     with apply(model), LiveBytes() as counter:
-        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+
+        def leave_layers(_: Tensor) -> None:
+            peaks.append(counter.peak)
+            counter.reset_peak()
+
+        def watch(_: nn.Module, __: object, embedded: Tensor) -> None:
+            embedded.register_hook(leave_layers)
+
+        model.get_input_embeddings().register_forward_hook(watch)
+        loss = model(
+            input_ids=tokens, labels=tokens, use_cache=False,
+            attention_mask=masks(config, batch_size, seq_len, dtype),
+        ).loss  # fmt: skip
         loss.backward()
-    return counter.peak
+    return Counted(max(peaks, default=0), counter.peak)
 
 
 def predict_peak(
@@ -94,11 +97,48 @@ def predict_peak(
 ) -> Peak:
     """Return the peak of a training step of a whole model (see `simulate`)."""
     config = _reaching(config, seq_len)
-    few, more = (simulate(config, apply, batch_size, seq_len, dtype, n) for n in SLICES)
-    per_layer = (more - few) // (SLICES[1] - SLICES[0])
-    layers = int(config.num_hidden_layers)
-    total = few + (layers - SLICES[0]) * per_layer
+    layers, slices = int(config.num_hidden_layers), _slices(config)
+    few, more = (simulate(config, apply, batch_size, seq_len, dtype, n) for n in slices)
+
+    def whole(few: int, more: int) -> int:
+        return few + (layers - slices[0]) * (more - few) // (slices[1] - slices[0])
+
+    per_layer = (more.layers - few.layers) // (slices[1] - slices[0])
+    total = max(whole(few.layers, more.layers), whole(few.embedding, more.embedding))
     return Peak(total, per_layer, total - layers * per_layer)
+
+
+def _slices(config: PretrainedConfig) -> tuple[int, int]:
+    """Return how many layers are run: twice a whole period where kinds of layers alternate."""
+    kinds = list(getattr(config, "layer_types", None) or [""])
+    period = next(
+        n for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds))
+    )
+    return (2, 3) if period == 1 else (period, 2 * period)
+
+
+def peak_of(causal: nn.Module, apply: Apply, batch_size: int, seq_len: int) -> int | None:
+    """Return the peak of a training step of a model that is there.
+
+    None where it is not known: adapters are trained, which keep other tensors than the whole model
+    does, or an operation of the model has no shape function. The log says so.
+
+    Args:
+        causal: a causal model of transformers.
+        apply: puts the training method on it.
+        batch_size: rows.
+        seq_len: tokens of a row.
+    """
+    if not all(weight.requires_grad for weight in causal.parameters()):
+        _log.info("the peak is not predicted where a part of the weights is trained")
+        return None
+    model: Any = causal
+    dtype = next(causal.parameters()).dtype
+    try:
+        return predict_peak(model.config, apply, batch_size, seq_len, dtype).total
+    except (UserError, NotImplementedError, RuntimeError) as error:
+        _log.warning("the peak cannot be predicted: %s", str(error).partition("\n")[0])
+        return None
 
 
 def _reaching(config: PretrainedConfig, seq_len: int) -> PretrainedConfig:
@@ -117,6 +157,7 @@ def longest_sequence(
     dtype: torch.dtype,
     room: int,
     step: int = 256,
+    known: Mapping[int, int] | None = None,
 ) -> int:
     """Return the longest sequence whose peak fits into `room` bytes; 0: none.
 
@@ -130,31 +171,25 @@ def longest_sequence(
         dtype: of weights and activations.
         room: bytes.
         step: to a multiple of so many tokens.
+        known: peaks that were predicted already, by length.
     """
-    low, high = step, 4 * step
-    first, second = (predict_peak(config, apply, batch_size, n, dtype) for n in (low, high))
-    known = {low: first.total - room, high: second.total - room}
-    a_token = (second.per_layer - first.per_layer) / (high - low)
-    more = int(config.num_hidden_layers) - SLICES[0]
-    is_affine = getattr(config, "_attn_implementation", None) != "eager"
+    peaks = dict(known or {})
 
     def over(tokens: int) -> int:
-        if tokens not in known and is_affine:  # one slice is enough: what a layer adds is known
-            few = simulate(_reaching(config, tokens), apply, batch_size, tokens, dtype, SLICES[0])
-            layer = first.per_layer + a_token * (tokens - step)
-            known[tokens] = few + int(more * layer) - room
-        elif tokens not in known:
-            known[tokens] = predict_peak(config, apply, batch_size, tokens, dtype).total - room
-        return known[tokens]
+        if tokens not in peaks:
+            peaks[tokens] = predict_peak(config, apply, batch_size, tokens, dtype).total
+        return peaks[tokens] - room
 
     def crossing(low: int, high: int) -> int:
         slope = max(1e-9, (over(high) - over(low)) / (high - low))
         return int(low - over(low) / slope) // step * step
 
+    low = step
+    high = next((tokens for tokens in peaks if tokens > low and tokens % step == 0), 16 * step)
     if over(low) > 0:
         return 0
     while over(high) <= 0:
-        low, high = high, max(high + step, min(crossing(low, high) + step, 8 * high))
+        low, high = high, max(high + step, min(crossing(low, high) + step, 64 * high))
     while high - low > step:
         guess = min(max(crossing(low, high), low + step), high - step)
         if over(guess) > 0:
@@ -164,43 +199,3 @@ def longest_sequence(
         if high - low > step and over(low + step) > 0:
             high = low + step
     return low
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Take the memory of exact attention without scores: queries, keys, values, sums of rows."""
-    made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, True, scale=scaling
-    )
-    out: Tensor = made[0]
-    return out.transpose(1, 2).contiguous(), None
-
-
-def _attention_with_scores(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Take the memory of transformers' eager attention: scores, mask, law, for every pair."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (
-        each.repeat_interleave(groups, 1) if groups > 1 else each for each in (key, value)
-    )
-    scores = (query @ key.mT) * (scaling or 1.0)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + scores.new_empty(1, 1, *scores.shape[2:])
-    law = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    return (law @ value).transpose(1, 2).contiguous(), None

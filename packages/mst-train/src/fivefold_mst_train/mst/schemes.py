@@ -14,7 +14,8 @@ from .._words import Offload, Recompute
 from ..config import BlockConfig, CheckpointConfig, FaithfulConfig, MstConfig
 from .methods import FaithfulMethod, apply_layers
 from .patch import apply_mst
-from .planner import Apply, Peak, longest_sequence, meta_model, predict_peak
+from .planned_model import meta_model
+from .planner import Apply, Peak, longest_sequence, predict_peak
 from .tiles import LEAST_BUDGET, SHARE
 
 LEAST_TILE = 1024
@@ -141,7 +142,8 @@ def plan(
     left = room - fixed.total
     longest = 0
     if left > 0:
-        longest = longest_sequence(config, scheme.apply, batch_size, dtype, left)
+        known = {seq_len: peak.total}
+        longest = longest_sequence(config, scheme.apply, batch_size, dtype, left, known=known)
     return Planned(scheme, fixed, peak, longest)
 
 

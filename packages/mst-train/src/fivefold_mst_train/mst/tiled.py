@@ -21,6 +21,7 @@ from torch import Tensor
 from .ambient import Autocast, RandomState
 from .save_first import SavedInput
 from .sums import GradientSums
+from .tiles import cut
 
 RowFunction = Callable[[Tensor], Tensor]
 
@@ -57,23 +58,22 @@ class TiledCall:
     states: list[RandomState] = field(default_factory=list)
     """Of each tile, where f draws random numbers."""
 
-    def rows(self, total: int) -> Iterator[tuple[int, int]]:
-        """Yield first and last-but-one row of every tile; none is empty."""
-        for start in range(0, total, self.tile):
-            yield start, min(start + self.tile, total)
+    def rows(self, x: Tensor) -> Iterator[slice]:
+        """Yield the rows of every tile."""
+        return cut(len(x), self.tile, is_planned=x.is_meta)
 
     def run(self, x: Tensor) -> Tensor:
         """Compute f tile by tile into one tensor made beforehand: no concatenation."""
         out: Tensor | None = None
-        for start, stop in self.rows(len(x)):
+        for rows in self.rows(x):
             if self.draws_numbers:
                 self.states.append(RandomState.capture(x.device))
-            y = self.function(x[start:stop])
+            y = self.function(x[rows])
             if out is None:
-                if stop == len(x):
+                if rows.stop == len(x):
                     return y
                 out = y.new_empty(len(x), *y.shape[1:])
-            out[start:stop] = y
+            out[rows] = y
             del y
         assert out is not None
         return out
@@ -96,12 +96,11 @@ class TiledCall:
         of_x = torch.empty_like(x) if needs[0] else None
         assert self.autocast is not None
         with self.autocast.replay():
-            for index, (start, stop) in enumerate(self.rows(len(x))):
-                tile = slice(start, stop)
+            for index, rows in enumerate(self.rows(x)):
                 with self.states[index].replay() if self.states else nullcontext():
-                    of_tile = self._tile_gradient(x[tile], grad[tile], wanted, sums, needs[0])
+                    of_tile = self._tile_gradient(x[rows], grad[rows], wanted, sums, needs[0])
                 if of_x is not None and of_tile is not None:
-                    of_x[tile] = of_tile
+                    of_x[rows] = of_tile
                 del of_tile
         found = iter(sums.take())
         return of_x, [next(found) if is_needed else None for is_needed in needs[1:]]

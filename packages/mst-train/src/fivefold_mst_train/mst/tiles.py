@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import torch
 from fivefold import UserError
@@ -17,6 +18,34 @@ MLP_TENSORS = 6
 """Tensors of width I that are alive in the backward of a gated MLP's tile."""
 HEAD_TENSORS = 3
 """Of the size of a chunk's scores that may be alive at a time, float32 counted as itself."""
+
+
+PLANNED_PARTS = 64
+"""Tiles that a plan runs at most where the wide tensors of all of them are kept."""
+
+
+def cut(total: int, size: int, *, is_planned: bool = False) -> Iterator[slice]:
+    """Yield the rows of every tile; none is empty.
+
+    Args:
+        total: rows.
+        size: of a tile.
+        is_planned: run on tensors without memory: tiles between the second and the last do what the
+            second did and leave nothing behind, so they are left out.
+    """
+    starts = range(0, total, size)
+    chosen = [*starts[:2], starts[-1]] if is_planned and len(starts) > 3 else starts
+    for start in chosen:
+        yield slice(start, min(start + size, total))
+
+
+def kept_tile(size: int, total: int, *, is_planned: bool) -> int:
+    """Return the rows of a tile where every tile's wide tensors are kept for backward.
+
+    A plan takes fewer, larger tiles: what is kept is the same, and one tile at work is small beside
+    all of them.
+    """
+    return max(size, -(-total // PLANNED_PARTS)) if is_planned else size
 
 
 def device_memory(device: torch.device) -> int:

@@ -15,7 +15,7 @@ from ..data.blocks import Blocks
 from ..data.tokens import Tokens
 from ..models import TrainedModel, open_model
 from ..prepared import FULL_RATE, STUDENT_RATE, Nodes, Prepared, Split, check_length
-from ..ranks import Ranks, wrapped
+from ..ranks import Ranks
 from ..reading import read_evaluation, read_tokens
 from .samples import FILE, load_samples, prompts, save_samples, write_samples
 from .student import frequent_words, new_student, plain_rows, write_draft
@@ -66,7 +66,7 @@ def open_student(
     say(str(split))
     handle: TrainingHandle = run.build("training").apply(model.module)
     _refuse_sharing(handle)
-    student = wrapped(HiddenStates(model.module), ranks)
+    student = ranks.average(HiddenStates(model.module))
     trainee = StudentTrainee(
         student,
         rows,
