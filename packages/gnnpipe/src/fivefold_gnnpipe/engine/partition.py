@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ class Partition:
     def _grouped(self) -> tuple[Tensor, list[int]]:
         sizes = torch.bincount(self.parts, minlength=self.count)
         return self.parts.argsort(stable=True), sizes.tolist()
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the part numbers."""
+        return sha256(self.parts.numpy().tobytes()).hexdigest()[:16]
 
     def members(self, part: int) -> Int[Tensor, " member"]:
         """Return a part's vertices, ascending."""

@@ -12,6 +12,7 @@ import torch
 from fivefold import UserError
 
 from ..config import ModelConfig
+from ..engine.agreed import agreed_facts
 from ..engine.edges import Edges, graph_edges
 from ..engine.fleet import Fleet, open_fleet
 from ..engine.graph import GraphData
@@ -68,7 +69,12 @@ def build(
         guessing_loss(data),
     )
     if fleet.size > len(fleet.local):
-        agree(fleet.local[0], _agreed(settings, plan, data, session, layout))
+        agreed = {
+            **{f"training.{key}": str(value) for key, value in _flat(settings).items()},
+            **agreed_facts(plan, data, session),
+            "training.partition": partition.digest,
+        }
+        agree(fleet.local[0], agreed)
     ranks = {end.rank: _replicas(layout, plan, tables, data, end, session) for end in fleet.local}
     return GNNPipeTraining(plan, data, session, settings, layout, fleet, ranks)
 
@@ -202,27 +208,6 @@ def _reseeded(plan: LayerPlan, seed: int, session: Session) -> LayerPlan:
             if callable(reset):
                 reset()
     return own
-
-
-def _agreed(
-    settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: Session, layout: Layout
-) -> dict[str, object]:
-    """Return what all ranks must have alike."""
-    own = {f"training.{key}": str(value) for key, value in _flat(settings).items()}
-    return {
-        **own,
-        "data": data.digest,
-        "model": str(plan.recipe) if plan.recipe else str(plan),
-        "runtime.dtype": str(session.dtype),
-        "training.partition": layout.digest,
-        **vars_of_options(session),
-    }
-
-
-def vars_of_options(session: Session) -> dict[str, object]:
-    """Return the options that decide numbers."""
-    names = ("epochs", "lr", "optimizer", "weight_decay", "clip_norm", "seed", "eval_every")
-    return {name: getattr(session.options, name) for name in names}
 
 
 def _flat(settings: GNNPipeConfig) -> dict[str, object]:

@@ -322,7 +322,7 @@ def open_distributed(
 
 
 def run_rank(transport: DistributedTransport, program: Program[T]) -> T:
-    """Run this process's program, waiting where it waits.
+    """Run this process's program, waiting where it waits, until what it sent has left.
 
     Raises:
         UserError: this rank or another has failed; the line names it.
@@ -333,5 +333,6 @@ def run_rank(transport: DistributedTransport, program: Program[T]) -> T:
             while True:
                 need = program.send(need.wait())
         except StopIteration as stop:
+            transport.flush()
             result: T = stop.value
             return result
