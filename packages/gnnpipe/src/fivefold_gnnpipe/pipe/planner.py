@@ -19,7 +19,7 @@ from ..engine.graph import GraphData
 from ..engine.graph_parallel import build as build_graph_parallel
 from ..engine.partition import best_partition, boundary
 from ..engine.plain import build as build_plain
-from ..engine.plan import LayerPlan
+from ..engine.plan import LayerPlan, SparseBlock
 from ..engine.training import GraphTraining, Session
 from .config import GNNPipeConfig, Mode
 from .setup import sends_initial, sizes_of
@@ -124,6 +124,7 @@ def prospect(
         held = graph_parallel_memory(sizes, edges.num_edges, rows, devices)
         ways.append(Way("graph parallel", 1, devices, sent, held, 1.0))
         built.append(GraphParallelConfig(devices, transport=wire))
+    pushes = not all(isinstance(block, SparseBlock) for block in plan.layers)
     for stages, width in grids(devices, plan.num_blocks):
         own = _settings(settings, stages, width, wire)
         cuts = own.cuts or split([1.0] * plan.num_blocks, stages)
@@ -138,6 +139,7 @@ def prospect(
             ways=width,
             boundary=between,
             recompute=own.recompute,
+            pushes=pushes,
         )
         name = "pipeline" if width == 1 else "hybrid"
         at_work = utilisation(own.num_chunks // width, stages)
