@@ -28,7 +28,7 @@ from .partition import Partition, best_partition, boundary, imbalance
 from .plan import LayerPlan
 from .reporting import Gathered, gather, mark
 from .training import EpochReport, Session
-from .transport import Program, Transport, agree
+from .transport import Program, Transport
 
 _IN_ONE_PROCESS = 2
 """Ways in one process when nothing is said."""
@@ -170,14 +170,14 @@ def build(
     edges = data.edge_index
     fleet = open_fleet(settings.transport, ways, session, "training.ways")
     partition = best_partition(settings.partition, edges, data.num_nodes, ways)
-    if fleet.size > len(fleet.local):
-        agreed = {
+    fleet.agree(
+        {
             **agreed_facts(plan, data, session),
             "training": "graph_parallel",
             "training.ways": settings.ways,
             "training.partition": partition.digest,
         }
-        agree(fleet.local[0], agreed)
+    )
     return GraphParallelTraining(plan, data, session, partition, fleet)
 
 

@@ -17,10 +17,10 @@ from ..engine.edges import Edges, graph_edges
 from ..engine.fleet import Fleet, open_fleet
 from ..engine.graph import GraphData
 from ..engine.models import make_plan
-from ..engine.partition import Partition, make_partition
+from ..engine.partition import Partition, nested_partition
 from ..engine.plan import LayerPlan
 from ..engine.training import Session
-from ..engine.transport import Transport, agree
+from ..engine.transport import Transport
 from .chunked import ChunkedRank
 from .chunks import WayTable, way_table
 from .config import GNNPipeConfig, Mode
@@ -50,10 +50,14 @@ def build(
     _refuse(settings, plan, data, session)
     size = settings.stages * settings.ways
     fleet = open_fleet(settings.transport, size, session, "training.stages")
+    settings_of_all = {f"training.{key}": str(value) for key, value in _flat(settings).items()}
+    facts = {"training": "gnnpipe", **settings_of_all, **agreed_facts(plan, data, session)}
+    fleet.agree(facts)
     edges = graph_edges(data, plan.norm, plan.loops, session.dtype)
-    partition = make_partition(
-        settings.partition, edges.edge_index, data.num_nodes, settings.num_chunks
+    partition = nested_partition(
+        settings.partition, edges.edge_index, data.num_nodes, settings.ways, settings.num_chunks
     )
+    fleet.agree({"training.partition": partition.digest})
     tables = _tables(settings, edges, partition, fleet, session)
     table = next(iter(tables.values()))
     cuts = settings.cuts or _measured_cuts(settings, plan, table, data, session, fleet)
@@ -68,13 +72,6 @@ def build(
         data.num_classes,
         guessing_loss(data),
     )
-    if fleet.size > len(fleet.local):
-        agreed = {
-            **{f"training.{key}": str(value) for key, value in _flat(settings).items()},
-            **agreed_facts(plan, data, session),
-            "training.partition": partition.digest,
-        }
-        agree(fleet.local[0], agreed)
     ranks = {end.rank: _replicas(layout, plan, tables, data, end, session) for end in fleet.local}
     return GNNPipeTraining(plan, data, session, settings, layout, fleet, ranks)
 
@@ -85,7 +82,7 @@ def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: 
         raise UserError(
             f"{settings.num_chunks} chunks of a graph of {data.num_nodes} vertices",
             setting="training.chunks",
-            value=settings.chunks,
+            value=settings.num_chunks,
             remedy="give fewer chunks, or fewer training.stages",
         )
     mixing = plan.mixes_vertices

@@ -316,7 +316,7 @@ def open_distributed(
             f"the ranks do not find each other: {str(error).splitlines()[0]}",
             setting="training.transport.timeout",
             value=timeout,
-            remedy="start every rank with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE",
+            remedy="start every rank with the same command, MASTER_ADDR, MASTER_PORT, WORLD_SIZE",
         ) from error
     return DistributedTransport(PrefixStore("ranks", store), device, timeout, link)
 
