@@ -1,7 +1,8 @@
 """GNNPipe against graph parallelism and one device: bytes, time, accuracy, what it costs alone.
 
 `python benchmarks/gnnpipe.py [--quick] [--only PART,…] [--out DIR]` writes `DIR/result.json` and
-its pictures. Parts: volume, time, accuracy, alone, gpu. Figures:
+its pictures. Parts: volume, time, accuracy, staleness, alone, gpu; staleness
+has rows and no figure: one technique of the source changed at a time. Figures:
 
 - `bytes_graph_over_pipe_debian`: bytes an epoch of graph parallelism (the best partition found)
   over the pipeline's, Debian graph, 32 layers, 4 devices; `bytes_graph_over_pipe_preferential`: the
@@ -12,11 +13,13 @@ its pictures. Parts: volume, time, accuracy, alone, gpu. Figures:
 - `epoch_graph_over_pipe`: seconds an epoch, two real processes in namespaces on a link on which
   graph parallelism communicates for 70 % of its epoch; `_4`: four processes. Where namespaces are
   not allowed the names end in `_simulated`.
-- `planner_worst_error`: |predicted / measured - 1|, the worse of the two methods.
+- `planner_worst_error`: |predicted / measured - 1|, two processes, the worse of the two methods;
+  the planner runs on as many processes, as under torchrun.
 - `accuracy_worst_difference_points`: pipeline minus full graph, test accuracy at the best
   validation epoch, upper end of the 95 % interval over paired seeds, the worst of the cells;
   `accuracy_worst_mean_points`: the worst mean; `epochs_to_95_percent_ratio`: the worst of the
-  cells, epochs to 95 % of the full graph's final validation accuracy.
+  cells, mean epochs to 95 % of the full graph's final validation accuracy over the full graph's;
+  null where a run never came there.
 - `plain_overhead`: an epoch of one process with K = 1 over the same model in plain PyG.
 """
 
@@ -32,6 +35,7 @@ from gnnpipe_accuracy import measure_accuracy
 from gnnpipe_alone import measure_alone
 from gnnpipe_case import FULL, QUICK, Case
 from gnnpipe_gpu import measure_gpu
+from gnnpipe_staleness import measure_staleness
 from gnnpipe_time import measure_time
 from gnnpipe_volume import measure_volume
 
@@ -39,6 +43,7 @@ PARTS: dict[str, Callable[[Case, Result, Path], None]] = {
     "volume": measure_volume,
     "time": measure_time,
     "accuracy": measure_accuracy,
+    "staleness": measure_staleness,
     "alone": measure_alone,
     "gpu": measure_gpu,
 }

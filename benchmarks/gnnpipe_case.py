@@ -33,6 +33,9 @@ class Case:
     accuracy_epochs: int
     accuracy_hidden: int
     refresh: int
+    staleness: Sequence[tuple[str, int, int]]
+    """Model, layers, seeds."""
+    staleness_epochs: int
     growth_nodes: Sequence[int]
     growth_layers: Sequence[int]
 
@@ -54,21 +57,28 @@ FULL = Case(
     accuracy_epochs=200,
     accuracy_hidden=32,
     refresh=20,
+    staleness=(("gcnii", 8, 2), ("resgcn", 8, 2), ("resgcn", 32, 1)),
+    staleness_epochs=100,
     growth_nodes=(50_000, 100_000, 200_000, 500_000, 1_000_000),
     growth_layers=(4, 8, 16, 32),
 )
 QUICK = Case(
-    name="blocks graph of 4,000 vertices, 8 layers, 16 columns",
-    data={"source": "blocks", "nodes": 4000, "features": 32, "degree": 10.0},
-    preferential_nodes=4_000,
-    layers=8,
+    name=(
+        "16 columns instead of 64; accuracy: 8 layers, two seeds, 60 epochs, a history of 6; "
+        "growth: up to 8,000 vertices"
+    ),
+    data={"source": "debian"},
+    preferential_nodes=50_000,
+    layers=32,
     hidden=16,
     epochs_timed=3,
-    rates=(10.0, 1000.0),
-    accuracy=(("gcnii", 4, 2), ("resgcn", 4, 2)),
-    accuracy_epochs=40,
+    rates=(100.0, 1000.0),
+    accuracy=(("gcnii", 8, 2), ("resgcn", 8, 2)),
+    accuracy_epochs=60,
     accuracy_hidden=16,
-    refresh=4,
+    refresh=6,
+    staleness=(("resgcn", 8, 1),),
+    staleness_epochs=30,
     growth_nodes=(2_000, 4_000, 8_000),
     growth_layers=(2, 4, 8),
 )

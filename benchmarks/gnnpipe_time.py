@@ -36,7 +36,7 @@ def measure_time(case: Case, result: Result, out: Path) -> None:
         ratio = times["graph_parallel"] / times["gnnpipe"]
         name = "epoch_graph_over_pipe" + ("" if size == 2 else f"_{size}") + suffix
         result.figures[name] = ratio
-        predicted = _predicted(case, size, rate)
+        predicted = _predicted(case, size, rate, real)
         for method, seconds in times.items():
             error = abs(predicted[method] / seconds - 1)
             errors += [error] if size == 2 else []
@@ -79,7 +79,7 @@ def _case_of(case: Case, method: str, settings: dict[str, Any]) -> dict[str, Any
 def _both(case: Case, size: int, rate: float, real: bool) -> dict[str, float]:
     """Return the seconds an epoch of both methods at a rate."""
     if not real:
-        return _predicted(case, size, rate)
+        return _predicted(case, size, rate, real)
     return {
         method: float(timed(_case_of(case, method, settings), size, rate, 7200)["seconds"])
         for method, settings in (("graph_parallel", {}), ("gnnpipe", {"stages": size}))
@@ -102,17 +102,16 @@ def _rate_of_70_percent(case: Case, size: int, real: bool) -> float:
     return float(sent / size * 8 / 1e6 / (compute * 0.7 / 0.3))
 
 
-def _predicted(case: Case, size: int, rate: float) -> dict[str, float]:
-    """Return what the planner says of both methods."""
-    data = load_graph(DataConfig(**case.data))
-    plan = make_plan(case.model, data.num_features, data.num_classes)
-    found = prospect(plan, data, session_of(), GNNPipeConfig(stages=size), size, rate)
-    named = {"graph parallel": "graph_parallel", "pipeline": "gnnpipe"}
-    return {
-        named[way.name]: way.seconds
-        for way in found.ways
-        if way.name in named and way.seconds is not None
-    }
+def _predicted(case: Case, size: int, rate: float, real: bool) -> dict[str, float]:
+    """Return what the planner says of both methods; of real processes, as under torchrun."""
+    if real:
+        seconds = timed(_case_of(case, "plan", {"mbit": rate}), size, None, 7200)
+    else:
+        data = load_graph(DataConfig(**case.data))
+        plan = make_plan(case.model, data.num_features, data.num_classes)
+        found = prospect(plan, data, session_of(), GNNPipeConfig(stages=size), size, rate)
+        seconds = {way.name: way.seconds for way in found.ways}
+    return {"graph_parallel": seconds["graph parallel"], "gnnpipe": seconds["pipeline"]}
 
 
 def _crossing(curve: Sequence[tuple[float, float, float]]) -> float | None:
