@@ -29,16 +29,16 @@ def measure_accuracy(case: Case, result: Result, out: Path) -> None:
     for run, curve in zip(runs, curves, strict=True):
         result.rows.append(_row(run, curve))
     pairs = dict(zip(cells, zip(curves[::2], curves[1::2], strict=True), strict=True))
-    found = []
+    cells_found, ratios = [], []
     for model, layers, seeds in case.accuracy:
-        found.append(_cell([pairs[model, layers, seed] for seed in range(seeds)]))
+        some = [pairs[model, layers, seed] for seed in range(seeds)]
+        cells_found.append(_difference(some))
+        ratios.append(_ratio_of_epochs(some))
         names = {"part": "accuracy_cell", "model": model, "layers": layers, "seeds": seeds}
-        result.rows.append({**names, **found[-1]})
-    figures = result.figures
-    figures["accuracy_worst_difference_points"] = min(cell["high_points"] for cell in found)
-    figures["accuracy_worst_mean_points"] = min(cell["mean_points"] for cell in found)
-    ratios = [cell["epochs_to_95_percent_ratio"] for cell in found]
-    known = [ratio for ratio in ratios if ratio is not None]
+        result.rows.append({**names, **cells_found[-1], "epochs_to_95_percent_ratio": ratios[-1]})
+    figures, known = result.figures, [ratio for ratio in ratios if ratio is not None]
+    figures["accuracy_worst_difference_points"] = min(c["high_points"] for c in cells_found)
+    figures["accuracy_worst_mean_points"] = min(c["mean_points"] for c in cells_found)
     figures["epochs_to_95_percent_ratio"] = max(known) if len(known) == len(ratios) else None
     draw_accuracy(pairs, out / "accuracy.png")
 
@@ -74,8 +74,8 @@ def _row(run: TrainingRun, curve: Curve) -> dict[str, object]:
     }
 
 
-def _cell(pairs: Sequence[tuple[Curve, Curve]]) -> dict[str, float | None]:
-    """Return the paired difference in points with its interval, and the ratio of epochs."""
+def _difference(pairs: Sequence[tuple[Curve, Curve]]) -> dict[str, float]:
+    """Return the mean paired difference in points of test accuracy, and its 95 % interval."""
     differences = [
         100 * (pipe.best.test - plain.best.test)
         for plain, pipe in pairs
@@ -83,12 +83,7 @@ def _cell(pairs: Sequence[tuple[Curve, Curve]]) -> dict[str, float | None]:
     ]
     mean = fmean(differences)
     half = T_95[len(differences) - 1] * stdev(differences) / len(differences) ** 0.5
-    return {
-        "mean_points": mean,
-        "low_points": mean - half,
-        "high_points": mean + half,
-        "epochs_to_95_percent_ratio": _ratio_of_epochs(pairs),
-    }
+    return {"mean_points": mean, "low_points": mean - half, "high_points": mean + half}
 
 
 def _ratio_of_epochs(pairs: Sequence[tuple[Curve, Curve]]) -> float | None:

@@ -18,9 +18,10 @@ def agreed_facts(plan: LayerPlan, data: GraphData, session: Session) -> dict[str
         session: the run.
     """
     options = {name: getattr(session.options, name) for name in _OPTIONS}
+    recipe = {f"model.{name}": value for name, value in plan.recipe.items()}
     return {
         "data": data.digest,
-        "model": str(plan.recipe or plan),
+        **(recipe or {"model": str(plan)}),
         "runtime.dtype": str(session.dtype),
         **options,
     }

@@ -47,7 +47,8 @@ def build(
         UserError: whatever of the settings does not suit the model, the graph or the ranks; ranks
             that disagree.
     """
-    _refuse(settings, plan, data, session)
+    _refuse(settings, plan, data)
+    _warn(settings, plan, session)
     size = settings.stages * settings.ways
     fleet = open_fleet(settings.transport, size, session, "training.stages")
     settings_of_all = {f"training.{key}": str(value) for key, value in _flat(settings).items()}
@@ -76,7 +77,7 @@ def build(
     return GNNPipeTraining(plan, data, session, settings, layout, fleet, ranks)
 
 
-def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: Session) -> None:
+def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData) -> None:
     settings.check_model(plan.num_blocks, has_attention=plan.attention)
     if settings.num_chunks > data.num_nodes:
         raise UserError(
@@ -100,20 +101,25 @@ def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: 
             value=settings.ways,
             remedy="set training.ways=1",
         )
-    if settings.mode is Mode.STALE:
-        settings.warn_if_short(session.options.epochs)
-        if plan.num_blocks >= _DEEP and not plan.residual:
-            _log.warning(
-                "%d layers without a residual or initial connection are known to collapse when "
-                "neighbours are stale; model=gcnii and model=resgcn do not",
-                plan.num_blocks,
-            )
-        if settings.cross_gradient != 1.0 and not settings.shuffle:
-            _log.warning(
-                "training.cross_gradient=%g without training.shuffle doubles the same edges in "
-                "every epoch and drops the others",
-                settings.cross_gradient,
-            )
+
+
+def _warn(settings: GNNPipeConfig, plan: LayerPlan, session: Session) -> None:
+    """Say what is unwise, on the first rank."""
+    if settings.mode is not Mode.STALE or session.rank:
+        return
+    settings.warn_if_short(session.options.epochs)
+    if plan.num_blocks >= _DEEP and not plan.residual:
+        _log.warning(
+            "%d layers without a residual or initial connection are known to collapse when "
+            "neighbours are stale; model=gcnii and model=resgcn do not",
+            plan.num_blocks,
+        )
+    if settings.cross_gradient != 1.0 and not settings.shuffle:
+        _log.warning(
+            "training.cross_gradient=%g without training.shuffle doubles the same edges in "
+            "every epoch and drops the others",
+            settings.cross_gradient,
+        )
 
 
 def _tables(
