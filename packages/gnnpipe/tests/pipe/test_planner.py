@@ -82,7 +82,7 @@ def test_planner_under_torchrun_measures_the_link_and_only_the_first_rank_report
     command = [sys.executable, "-m", "fivefold", "graph", "plan", *words]
     first, second = finish_ranks(start_ranks(command, 2), 120.0)
     assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "(measured)" in first[1]
+    assert "(measured)" in first[2]
     assert "recommended:" in first[1]
     assert second[1] == ""
     rows = json.loads((tmp_path / "run" / "result.json").read_text())["rows"]
