@@ -33,24 +33,29 @@ def draw_rates(
     figure.savefig(path, dpi=150)
 
 
-def draw_accuracy(curves: Mapping[tuple[str, int, int], Mapping[str, Curve]], path: Path) -> None:
-    """Draw validation accuracy over epochs: a panel a model and depth, a line a seed."""
+def draw_accuracy(curves: Mapping[tuple[str, int, int], tuple[Curve, Curve]], path: Path) -> None:
+    """Draw validation accuracy over epochs: a panel a model and depth, a line a seed.
+
+    Args:
+        curves: by model, layers and seed: full graph, pipeline.
+        path: the picture.
+    """
     cells = list(dict.fromkeys((model, layers) for model, layers, _ in curves))
     figure = _figure(5 * len(cells), 4)
     panels = figure.subplots(1, len(cells), squeeze=False)[0]
-    colours = {"plain": "gray", "gnnpipe": "#1b9e77"}
+    styles = (("full graph", "gray"), ("GNNPipe", "#1b9e77"))
     for axes, cell in zip(panels, cells, strict=True):
         for (model, layers, seed), pair in curves.items():
             if (model, layers) != cell:
                 continue
-            for method, curve in pair.items():
+            for (name, colour), curve in zip(styles, pair, strict=True):
                 points = [point for point in curve.points if point.val is not None]
                 axes.plot(
                     [point.epoch for point in points],
                     [point.val for point in points],
-                    color=colours[method],
+                    color=colour,
                     linewidth=0.8,
-                    label=method if seed == 0 else None,
+                    label=name if seed == 0 else None,
                 )
         axes.set_title(f"{cell[0]}, {cell[1]} layers")
         axes.set_xlabel("epoch")

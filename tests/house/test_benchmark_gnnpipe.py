@@ -15,12 +15,15 @@ import gnnpipe
 gnnpipe.QUICK = replace(
     gnnpipe.QUICK,
     data={"source": "blocks", "nodes": 300, "features": 8, "degree": 6.0},
+    preferential_nodes=400,
     layers=4,
     hidden=8,
     epochs_timed=2,
     rates=(50.0,),
     accuracy=(("gcnii", 2, 2),),
     accuracy_epochs=6,
+    staleness=(("gcnii", 2, 1),),
+    staleness_epochs=4,
     growth_nodes=(200,),
     growth_layers=(2,),
 )
@@ -42,7 +45,7 @@ FIGURES = {
 @pytest.mark.slow
 def test_benchmark_prints_every_figure_that_needs_no_link(tmp_path, python):
     program = f"import os; os.chdir({str(documents.HOUSE)!r}){PROGRAM}"
-    parts = ["--only", "volume,accuracy,alone"]
+    parts = ["--only", "volume,accuracy,staleness,alone"]
     python(program, "--quick", *parts, "--out", str(tmp_path))
     figures = json.loads((tmp_path / "result.json").read_text("utf-8"))["figures"]
     assert set(figures) >= FIGURES

@@ -11,7 +11,7 @@ from fivefold import UserError
 from fivefold_gnnpipe import DataConfig, PartitionConfig, load_graph, make_partition
 from fivefold_gnnpipe._words import Balance, Split
 from fivefold_gnnpipe.engine import partition as module
-from fivefold_gnnpipe.engine.partition import best_partition, boundary, imbalance
+from fivefold_gnnpipe.engine.partition import best_partition, boundary, imbalance, nested_partition
 from fivefold_gnnpipe.testing import tiny_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +38,19 @@ def test_as_many_parts_as_vertices_and_no_more():
     assert sorted(made.parts.tolist()) == list(range(30))
     with pytest.raises(UserError, match="31 parts of a graph of 30 vertices"):
         make_partition(PartitionConfig(), data.edge_index, 30, 31)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(WITHOUT_FILE), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
+def test_nested_parts_are_all_there_and_groups_send_what_the_best_groups_do(
+    method, groups, each, seed
+):
+    data = tiny_graph(50, seed=seed)
+    config = PartitionConfig(method, seed=seed)
+    made = nested_partition(config, data.edge_index, 50, groups, groups * each)
+    assert torch.equal(made.parts.unique(), torch.arange(groups * each))
+    best = best_partition(config, data.edge_index, 50, groups)
+    assert boundary(made.grouped(groups), data.edge_index) == boundary(best, data.edge_index)
 
 
 def test_metis_and_breadth_first_cut_a_grid_far_better_than_chance():

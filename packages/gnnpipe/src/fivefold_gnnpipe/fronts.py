@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fivefold import Run, UserError
+from fivefold import Run, UserError, nearest
 
-from .config import DataConfig
+from .config import SOURCES, DataConfig
 from .pipe.config import PlanConfig
 from .task_configs import GraphConfig, PredictConfig
 
@@ -55,11 +55,11 @@ def _check_data(run: Run) -> None:
     data = run.node("data", DataConfig)
     data.require_named()
     if data.source != "pyg":  # whose folder is made
-        _exists(data.path, "data.path")
+        named = [name for name in SOURCES if name != "auto"]
+        remedy = f"mend the path; of graphs by name, {nearest(data.path, named)}"
+        _exists(data.path, "data.path", remedy)
 
 
-def _exists(path: str, setting: str) -> None:
+def _exists(path: str, setting: str, remedy: str = "mend the path") -> None:
     if path and not Path(path).exists():
-        raise UserError(
-            "there is no such file", setting=setting, value=path, remedy="mend the path"
-        )
+        raise UserError("there is no such file", setting=setting, value=path, remedy=remedy)

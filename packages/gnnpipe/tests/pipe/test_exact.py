@@ -40,14 +40,14 @@ def test_single_precision_equals_full_graph_training_to_single_precision(toy):
     assert found.losses == pytest.approx(plain.losses, abs=1e-5)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", ["gcnii", "resgcn"])
-def test_exact_ways_with_and_without_recomputation_are_the_same_bits(toy, name, recompute):
+def test_exact_ways_equal_full_graph_training_in_the_push_form_too(toy, name):
     data = toy.graph()
-    kept = toy.train(GNNPipeConfig(stages=2, ways=2, mode=Mode.EXACT), toy.plan(data, name), data)
-    settings = GNNPipeConfig(stages=2, ways=2, mode=Mode.EXACT, recompute=recompute)
-    again = toy.train(settings, toy.plan(data, name), data)
-    assert toy.gap(kept.weights, again.weights) == 0
+    plain = toy.train(PlainConfig(), toy.plan(data, name), data)
+    settings = GNNPipeConfig(stages=2, ways=2, mode=Mode.EXACT, recompute=True)
+    pushed = toy.train(settings, toy.plan(data, name), data)
+    assert pushed.losses == pytest.approx(plain.losses, abs=1e-12)
+    assert toy.gap(pushed.weights, plain.weights) < 1e-10
 
 
 @pytest.mark.parametrize("ways", [2, 3])

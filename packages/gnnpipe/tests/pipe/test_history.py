@@ -7,24 +7,25 @@ from fivefold_gnnpipe.pipe.config import Begin, GNNPipeConfig, HistoryConfig, Hi
 from fivefold_gnnpipe.pipe.schedule import chunk_order, positions
 
 
-def stale_method(toy, history, name="resgcn", **options):
+def stale_method(toy, history, name="resgcn", recompute=False, **options):
     data = toy.graph()
-    settings = GNNPipeConfig(stages=2, chunks=8, history=history)
+    settings = GNNPipeConfig(stages=2, chunks=8, history=history, recompute=recompute)
     return toy.build(settings, toy.plan(data, name), data, epochs=12, **options)
 
 
 def histories(method):
     return {
-        (rank.part.rank, layer): buffers.history.clone()
+        (rank.part.rank, number): layer.history.clone()
         for replicas in method._ranks.values()
         for rank in replicas
-        for layer, buffers in rank.layers.items()
-        if buffers.history is not None
+        for number, layer in rank.layers.items()
+        if layer.history is not None
     }
 
 
-def test_history_is_written_at_the_end_of_a_period_and_never_between(toy):
-    method = stale_method(toy, HistoryConfig(refresh=3))
+@pytest.mark.parametrize("recompute", [False, True])
+def test_history_is_written_at_the_end_of_a_period_and_never_between(toy, recompute):
+    method = stale_method(toy, HistoryConfig(refresh=3), recompute=recompute)
     before, ages = histories(method), []
     for epoch in range(9):
         refreshed_at = method._ranks[0][0].refreshed_at
@@ -79,23 +80,34 @@ def test_frozen_weights_have_no_staleness_after_a_refresh(toy):
     assert max(stale[7]) < 1e-12
 
 
-def test_staleness_passes_a_limit_and_the_history_is_refreshed(toy):
-    method = stale_method(toy, HistoryConfig(refresh=100, auto_refresh=0.5))
-    method.epoch(0)
-    assert all(replicas[0].refreshed_at == 1 for replicas in method._ranks.values())
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("refresh", [1, 100])
+def test_staleness_passes_a_limit_and_the_history_is_refreshed(toy, refresh, recompute):
+    """Once, though the period may end in the same epoch: its rows are those of the epoch."""
+    limited, usual = (
+        stale_method(toy, HistoryConfig(refresh=every, auto_refresh=limit), recompute=recompute)
+        for every, limit in ((refresh, 0.5), (1, None))
+    )
+    for method in (limited, usual):
+        method.epoch(0)
+        assert all(replicas[0].refreshed_at == 1 for replicas in method._ranks.values())
+    kept, expected = histories(limited), histories(usual)
+    assert all(torch.equal(rows, expected[key]) for key, rows in kept.items())
+    assert any(rows.any() for rows in kept.values())
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dtype", [HistoryDtype.FLOAT16, HistoryDtype.BFLOAT16])
-def test_smaller_history_trains_and_half_precision_refuses_what_does_not_fit(toy, dtype):
-    method = stale_method(toy, HistoryConfig(refresh=1, dtype=dtype))
+def test_smaller_history_trains_and_half_precision_refuses_what_does_not_fit(toy, dtype, recompute):
+    method = stale_method(toy, HistoryConfig(refresh=1, dtype=dtype), recompute=recompute)
     losses = [method.epoch(epoch).loss for epoch in range(3)]
     assert all(loss < 5 for loss in losses)
-    rank = method._ranks[1][0]
-    layer = next(iter(rank.layers.values()))
-    layer.fresh.fill_(1e6)
+    with torch.no_grad():  # rows of layer 2 pass 65,504
+        for replicas in method._ranks.values():
+            replicas[0].plan.block(2).layer_norm.weight.fill_(1e6)
     if dtype is HistoryDtype.FLOAT16:
         with pytest.raises(UserError, match=r"training\.history\.dtype"):
-            layer.refresh()
+            method.epoch(3)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7, 32])

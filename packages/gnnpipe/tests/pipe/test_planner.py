@@ -1,5 +1,8 @@
 """The planner: its grids, its bytes against counters, its answers for extreme graphs, the task."""
 
+import json
+import sys
+
 import pytest
 import torch
 from fivefold.testing import compose
@@ -7,6 +10,7 @@ from fivefold_gnnpipe.config import DataConfig, ModelConfig, TrainOptions
 from fivefold_gnnpipe.engine.models import make_plan
 from fivefold_gnnpipe.engine.sources import load_graph
 from fivefold_gnnpipe.engine.training import Session
+from fivefold_gnnpipe.engine.transport.launching import finish_ranks, start_ranks
 from fivefold_gnnpipe.pipe.config import GNNPipeConfig
 from fivefold_gnnpipe.pipe.plan_task import run as plan_task
 from fivefold_gnnpipe.pipe.planner import grids, prospect
@@ -32,8 +36,7 @@ def test_planned_bytes_are_those_that_are_sent():
     planned = ways_of("preferential", measures=False, **arguments)
     sent = ways_of("preferential", measures=True, **arguments)
     for before, after in zip(planned.ways, sent.ways, strict=True):
-        if before.name != "hybrid":  # its chunks are cut finer than its ways
-            assert before.bytes == after.bytes
+        assert before.bytes == after.bytes
         assert (before.stages, before.ways) == (after.stages, after.ways)
 
 
@@ -70,3 +73,17 @@ def test_task_prints_the_table_and_records_it(tmp_path, capsys):
     assert [row["way"] for row in run.result.rows] == ["one device", "graph parallel", "pipeline"]
     assert run.result.figures["link_mbit"] == 10
     assert all(row["seconds"] > 0 for row in run.result.rows)
+
+
+@pytest.mark.slow
+def test_planner_under_torchrun_measures_the_link_and_only_the_first_rank_reports(tmp_path):
+    words = ["data=karate", "model.layers=4", "model.hidden=8", "training.stages=2"]
+    words += [f"hydra.run.dir={tmp_path}/run"]
+    command = [sys.executable, "-m", "fivefold", "graph", "plan", *words]
+    first, second = finish_ranks(start_ranks(command, 2), 120.0)
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "(measured)" in first[2]
+    assert "recommended:" in first[1]
+    assert second[1] == ""
+    rows = json.loads((tmp_path / "run" / "result.json").read_text())["rows"]
+    assert all(row["seconds"] > 0 for row in rows)

@@ -66,10 +66,14 @@ class Edges:
     @cached_property
     def csr_t(self) -> Tensor:
         """The transposed matrix [num_src, num_dst]."""
+        return self.transposed().csr
+
+    def transposed(self) -> Edges:
+        """Return the same edges turned round: from these targets to these sources."""
         order = self.edge_index[0].argsort(stable=True)
-        starts = _starts(self.edge_index[0][order], self.num_src)
-        target, weights = self.edge_index[1][order], self._weights[order]
-        return _csr(starts, target, weights, (self.num_src, self.num_dst))
+        weight = self.edge_weight[order] if self.edge_weight is not None else None
+        turned = self.edge_index.flip(0)[:, order]
+        return Edges(turned, weight, self.num_dst, self.num_src, self.dtype)
 
     @property
     def _weights(self) -> Tensor:
@@ -88,21 +92,27 @@ class Edges:
         index = self.edge_index.to(device)
         return Edges(index, weight, self.num_src, self.num_dst, dtype or self.dtype)
 
+    def select(self, ids: Int[Tensor, " row"]) -> Edges:
+        """Return the edges of some targets, numbered as they stand in `ids`, from all sources."""
+        begin, count = self.starts[ids], self.starts[ids + 1] - self.starts[ids]
+        target = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), count)
+        first = torch.cumsum(count, 0) - count
+        edge = torch.arange(len(target), device=ids.device) - first[target] + begin[target]
+        weight = self.edge_weight[edge] if self.edge_weight is not None else None
+        index = torch.stack([self.edge_index[0][edge], target])
+        return Edges(index, weight, self.num_src, len(ids), self.dtype)
+
     def rows(self, ids: Int[Tensor, " row"]) -> Rows:
         """Return the edges of some targets alone, with the sources that they read.
 
         Args:
             ids: targets, ascending.
         """
-        begin, count = self.starts[ids], self.starts[ids + 1] - self.starts[ids]
-        target = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), count)
-        first = torch.cumsum(count, 0) - count
-        edge = torch.arange(len(target), device=ids.device) - first[target] + begin[target]
-        source = self.edge_index[0][edge]
+        picked = self.select(ids)
+        source, target = picked.edge_index
         halo = torch.unique(torch.cat([ids, source]))
         local = torch.stack([torch.searchsorted(halo, source), target])
-        weight = self.edge_weight[edge] if self.edge_weight is not None else None
-        edges = Edges(local, weight, len(halo), len(ids), self.dtype)
+        edges = Edges(local, picked.edge_weight, len(halo), len(ids), self.dtype)
         return Rows(ids, halo, torch.searchsorted(halo, ids), edges)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from .transport import (
     Link,
     Program,
     Transport,
+    agree,
     is_launched,
     open_distributed,
     run_in_process,
@@ -62,6 +63,15 @@ class Fleet:
         if self._network is not None:
             return [note]
         return self.local[0].exchange(note)
+
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Compare what all processes must have alike; nothing to do where there is one.
+
+        Raises:
+            UserError: a rank has others; the line names it, and what.
+        """
+        if self._network is None:
+            agree(self.local[0], facts)
 
     def close(self) -> None:
         """Leave the group."""

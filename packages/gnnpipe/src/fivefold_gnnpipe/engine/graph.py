@@ -151,16 +151,6 @@ class GraphData:
         """Return the same graph under another name, with more facts."""
         return replace(self, name=name, facts={**self.facts, **facts})
 
-    def relabelled(self, order: Int[Tensor, " node"]) -> GraphData:
-        """Return the same graph with vertex `order[i]` called `i`."""
-        place = torch.empty_like(order)
-        place[order] = torch.arange(self.num_nodes)
-        moved = {
-            name: getattr(self, name)[order]
-            for name in ("x", "y", "train_mask", "val_mask", "test_mask")
-        }
-        return replace(self, edge_index=place[self.edge_index], **moved)
-
 
 def hashed_masks(names: list[bytes]) -> tuple[Tensor, Tensor, Tensor]:
     """Split vertices 60/20/20 by a hash of their name: train, validation, test.

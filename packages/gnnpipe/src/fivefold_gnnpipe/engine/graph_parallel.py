@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from hashlib import sha256
 
 import torch
 from fivefold import UserError
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import GraphParallelConfig
+from .agreed import agreed_facts
 from .edges import graph_edges
 from .fleet import Fleet, open_fleet
 from .graph import GraphData
@@ -26,8 +26,9 @@ from .memory import PeakBytes, metered
 from .optimizer import optimizer_tensors, restore_optimizer
 from .partition import Partition, best_partition, boundary, imbalance
 from .plan import LayerPlan
+from .reporting import Gathered, gather, mark
 from .training import EpochReport, Session
-from .transport import Program, Transport, agree
+from .transport import Program, Transport
 
 _IN_ONE_PROCESS = 2
 """Ways in one process when nothing is said."""
@@ -56,20 +57,31 @@ class GraphParallelTraining:
             for end in fleet.local
         }
         self._meters = {rank: PeakBytes() for rank in self._ranks}
-        self._is_measured = session.device.type != "cpu"
+        self._is_metered = session.device.type == "cpu"
+        self._peaks: list[int] = [0] * fleet.size
 
     # ----------------------------------------------------------------------------------- training
 
     def epoch(self, index: int) -> EpochReport:
         """Forward, backward with boundary exchange, ring all-reduce of weight gradients, step."""
-        if self._is_measured:
-            return self._fleet.run(lambda end: self._ranks[end.rank].epoch(index))[0]
-        self._is_measured = True
+        meters = self._meters if self._is_metered else {}
+        self._is_metered = False
 
-        def counted(end: Transport) -> Program[EpochReport]:
-            return metered(self._ranks[end.rank].epoch(index), self._meters[end.rank])
+        def program(end: Transport) -> Program[Gathered]:
+            begun, work = mark(end), self._ranks[end.rank].epoch(index)
+            meter = meters.get(end.rank)
+            loss = yield from (work if meter is None else metered(work, meter))
+            end.flush()
+            return (yield from gather(end, begun, loss, self._peak(end.rank)))
 
-        return self._fleet.run(counted)[0]
+        found = self._fleet.run(program)[0]
+        self._peaks = found.peaks
+        return found.report
+
+    def _peak(self, rank: int) -> int:
+        if self._session.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._session.device))
+        return self._meters[rank].peak + self._ranks[rank].held_bytes()
 
     def logits(self) -> Float[Tensor, "node class"] | None:
         """Return exact scores in the graph's order, at rank 0."""
@@ -118,12 +130,9 @@ class GraphParallelTraining:
 
     def facts(self) -> dict[str, float | int | str | None]:
         """Return the formula's bytes, the partition's figures, the largest rank's memory."""
-        on_gpu = self._session.device.type == "cuda"
-        peaks = [m.peak + self._ranks[r].held_bytes() for r, m in self._meters.items()]
-        peak = torch.cuda.max_memory_allocated(self._session.device) if on_gpu else max(peaks)
         return {
             "bytes_formula": self.bytes_formula,
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": max(self._peaks),
             "partition": self._partition.method,
             "boundary_rows": self._boundary,
             "imbalance_nodes": self._imbalance[0],
@@ -161,38 +170,17 @@ def build(
     edges = data.edge_index
     fleet = open_fleet(settings.transport, ways, session, "training.ways")
     partition = best_partition(settings.partition, edges, data.num_nodes, ways)
-    if fleet.size > len(fleet.local):
-        agree(fleet.local[0], _agreed(settings, plan, data, session, partition))
+    fleet.agree(
+        {
+            **agreed_facts(plan, data, session),
+            "training": "graph_parallel",
+            "training.ways": settings.ways,
+            "training.partition": partition.digest,
+        }
+    )
     return GraphParallelTraining(plan, data, session, partition, fleet)
 
 
 def _own(plan: LayerPlan, fleet: Fleet) -> LayerPlan:
     """Return the plan itself for a rank that is a process, a copy for one of several in it."""
     return plan if len(fleet.local) == 1 else copy.deepcopy(plan)
-
-
-def _agreed(
-    settings: GraphParallelConfig,
-    plan: LayerPlan,
-    data: GraphData,
-    session: Session,
-    partition: Partition,
-) -> dict[str, object]:
-    """Return what all ranks must have alike."""
-    return {
-        "training": "graph_parallel",
-        "training.ways": settings.ways,
-        "data": data.digest,
-        "model": str(plan.recipe) or str(plan),
-        "runtime.dtype": str(session.dtype),
-        "training.partition": hash_of(partition),
-        **{name: value for name, value in vars(session.options).items() if name in _SHARED},
-    }
-
-
-_SHARED = ("epochs", "lr", "optimizer", "weight_decay", "clip_norm", "seed", "eval_every")
-
-
-def hash_of(partition: Partition) -> str:
-    """Return a short hash of the parts."""
-    return sha256(partition.parts.numpy().tobytes()).hexdigest()[:16]

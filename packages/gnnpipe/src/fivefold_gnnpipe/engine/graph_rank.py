@@ -10,14 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .edges import Edges
+from .gradients import sum_gradients
 from .graph import GraphData
 from .loss import node_loss, num_terms
 from .memory import held_bytes
-from .optimizer import clip_by_norm, make_optimizer, square_sum
+from .optimizer import clip_by_norm, make_optimizer, square_sum, state_tensors
 from .partition import Partition
 from .plan import NO_DROPOUT, LayerPlan, Masks
-from .training import EpochReport, Session
-from .transport import Program, Traffic, Transport, all_gather, ring_all_reduce
+from .training import Session
+from .transport import Program, Traffic, Transport
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class GraphRank:
         device, dtype = session.device, session.dtype
         self.plan = plan.to(device, dtype)
         self.optimizer = make_optimizer(session.options, self.plan.parameters())
-        self.names = {p: name for name, p in self.plan.named_parameters()}
+        self.names = {p: n for n, p in self.plan.named_parameters() if p.requires_grad}
         self._options, self._transport, self._shard = session.options, transport, shard
         self._x = shard.x.to(device, dtype)
         reads_features = plan.first_reads_features
@@ -138,34 +139,22 @@ class GraphRank:
 
     def held_bytes(self) -> int:
         """Return the bytes of weights, optimizer, features and labels."""
-        state = [
-            value
-            for entries in self.optimizer.state.values()
-            for value in entries.values()
-            if isinstance(value, Tensor)
-        ]
+        state = state_tensors(self.optimizer)
         return held_bytes([*self.plan.parameters(), *state, self._x, self._y])
 
     # -------------------------------------------------------------------------------------- epoch
 
-    def epoch(self, index: int) -> Program[EpochReport]:
-        """Train for one epoch; the report's sums are over all ranks."""
-        wire = self._transport
-        begin, waited, sent = wire.now(), wire.waited, wire.counters.total()
-        links = dict(wire.counters.by_peer())
+    def epoch(self, index: int) -> Program[float]:
+        """Train for one epoch; return this device's share of the loss."""
         self.plan.train()
         self.optimizer.zero_grad(set_to_none=True)
-        masks = Masks(self.plan.dropout, self._options.seed, index)
-        loss = yield from self._gradients(masks)
-        yield from self._sum_gradients()
+        loss = yield from self._gradients(Masks(self.plan.dropout, self._options.seed, index))
+        wire, parameters = self._transport, list(self.names)
+        yield from sum_gradients(wire, parameters, range(wire.size), Traffic.WEIGHT)
         if self._options.clip_norm > 0:  # every rank has the whole gradient
-            parameters = list(self.plan.parameters())
             clip_by_norm(parameters, self._options.clip_norm, square_sum(parameters))
         self.optimizer.step()
-        seconds, waited = wire.now() - begin, wire.waited - waited
-        here = {peer: n - links.get(peer, 0) for peer, n in wire.counters.by_peer().items()}
-        sent = wire.counters.total() - sent
-        return (yield from self._report(float(loss), sent, seconds, waited, here))
+        return float(loss)
 
     def _gradients(self, masks: Masks) -> Program[Tensor]:
         """Run forward and backward; weight gradients of this device's vertices are accumulated."""
@@ -255,41 +244,6 @@ class GraphRank:
         for part, arrival in pending.items():
             returned = yield arrival
             layer.own.grad.index_add_(0, self._gives[part], returned)
-
-    def _sum_gradients(self) -> Program[None]:
-        """Sum weight gradients over all devices, in one ring."""
-        parameters = [p for p in self.plan.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
-        wire = self._transport
-        total = yield from ring_all_reduce(wire, flat, range(wire.size), Traffic.WEIGHT)
-        sizes = [parameter.numel() for parameter in parameters]
-        for parameter, part in zip(parameters, total.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
-
-    def _report(
-        self, loss: float, sent: int, seconds: float, waited: float, links: dict[int, int]
-    ) -> Program[EpochReport]:
-        wire = self._transport
-        own = [loss, sent, seconds, waited, *(links.get(peer, 0) for peer in range(wire.size))]
-        row = torch.tensor([own], dtype=torch.float64)
-        rows = yield from all_gather(wire, row, [1] * wire.size, range(wire.size))
-        table = torch.cat(rows)
-        return EpochReport(
-            loss=float(table[:, 0].sum()),
-            bytes_sent=int(table[:, 1].sum()),
-            seconds=float(table[:, 2].max()),
-            seconds_waited=float(table[:, 3].max()),
-            seconds_compute=float((table[:, 2] - table[:, 3]).max()),
-            links={
-                f"{rank}>{peer}": int(table[rank, 4 + peer])
-                for rank in range(wire.size)
-                for peer in range(wire.size)
-                if rank != peer
-            },
-        )
 
     # --------------------------------------------------------------------------------- evaluation
 

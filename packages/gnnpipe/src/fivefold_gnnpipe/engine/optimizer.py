@@ -27,6 +27,16 @@ def make_optimizer(
     return kind(kept, **arguments)
 
 
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the tensors that an optimizer keeps beside its weights."""
+    return [
+        value
+        for entries in optimizer.state.values()
+        for value in entries.values()
+        if isinstance(value, Tensor)
+    ]
+
+
 def square_sum(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Return the sum of squares of all gradients, in float64: ranks add theirs."""
     squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ class Partition:
     def _grouped(self) -> tuple[Tensor, list[int]]:
         sizes = torch.bincount(self.parts, minlength=self.count)
         return self.parts.argsort(stable=True), sizes.tolist()
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the part numbers."""
+        return sha256(self.parts.numpy().tobytes()).hexdigest()[:16]
 
     def members(self, part: int) -> Int[Tensor, " member"]:
         """Return a part's vertices, ascending."""
@@ -120,6 +126,41 @@ def best_partition(
         for balance in (Balance.NODES, Balance.EDGES)
     ]
     return min(tried, key=lambda partition: boundary(partition, edge_index))
+
+
+def nested_partition(
+    config: PartitionConfig,
+    edge_index: Int[Tensor, "2 edge"],
+    num_nodes: int,
+    groups: int,
+    count: int,
+) -> Partition:
+    """Divide a graph into groups that send one another little, and each group into parts.
+
+    Numbers of a file are taken as they are. Where a group would hold fewer vertices than parts, the
+    whole graph is divided at once, and a group is a run of parts.
+
+    Args:
+        config: method, balance, seed, file.
+        edge_index: edges.
+        num_nodes: vertices.
+        groups: a divisor of `count`; parts i · count / groups … belong to group i.
+        count: parts.
+    """
+    if groups == 1 or config.method is Split.FILE:
+        return make_partition(config, edge_index, num_nodes, count)
+    outer = best_partition(config, edge_index, num_nodes, groups)
+    if int(torch.bincount(outer.parts).min()) < count // groups:
+        return make_partition(config, edge_index, num_nodes, count)
+    inside = outer.parts[edge_index[0]] == outer.parts[edge_index[1]]
+    parts, place = torch.empty_like(outer.parts), torch.empty_like(outer.parts)
+    for group in range(groups):
+        members = outer.members(group)
+        place[members] = torch.arange(len(members))
+        own = edge_index[:, inside & (outer.parts[edge_index[0]] == group)]
+        inner = make_partition(config, place[own], len(members), count // groups)
+        parts[members] = group * (count // groups) + inner.parts
+    return Partition(parts, count, outer.method)
 
 
 def boundary(partition: Partition, edge_index: Int[Tensor, "2 edge"]) -> int:

@@ -289,7 +289,7 @@ class LayerPlan(nn.Module):
 
     def num_parameters(self) -> int:
         """Return how many weights are trained."""
-        return sum(p.numel() for p in self.parameters())
+        return num_trained(self)
 
     # --------------------------------------------------------------------------------- computing
 
@@ -339,6 +339,11 @@ class LayerPlan(nn.Module):
             rows = masks.drop(layer, block.prepare(h), vertices)
             h = block.update(rows, rows, h, edges, h0)
         return self.readout(h, vertices, masks)
+
+
+def num_trained(module: nn.Module) -> int:
+    """Return how many weights of a module are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def mixing_class(module: nn.Module) -> str:

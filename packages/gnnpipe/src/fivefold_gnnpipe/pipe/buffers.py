@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import torch
-from fivefold import UserError
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .chunks import Chunk, Turn
-from .config import HistoryDtype
-
-_DTYPES = {HistoryDtype.FLOAT16: torch.float16, HistoryDtype.BFLOAT16: torch.bfloat16}
 
 
 class LayerBuffers:
@@ -33,14 +29,11 @@ class LayerBuffers:
         dtype: torch.dtype,
         device: torch.device,
         *,
-        history: HistoryDtype | None,
+        history: Tensor | None,
         has_gradient: bool = True,
     ) -> None:
         self.fresh = torch.zeros(rows, width, dtype=dtype, device=device)
-        self.history: Tensor | None = None
-        if history is not None:
-            kept = _DTYPES.get(history, dtype)
-            self.history = torch.zeros(rows, width, dtype=kept, device=device)
+        self.history = history
         self.gradient = torch.zeros_like(self.fresh) if has_gradient else None
 
     def read(self, chunk: Chunk, turn: Turn) -> Float[Tensor, "source dim"]:
@@ -81,27 +74,10 @@ class LayerBuffers:
         return taken
 
     def refresh(self) -> None:
-        """Let today's rows be the history; today's are written anew in the next epoch.
-
-        Raises:
-            UserError: a value does not fit into the history's number format.
-        """
+        """Let today's rows be the history; today's are written anew in the next epoch."""
         if self.history is None:
             return
         if self.history.dtype is self.fresh.dtype:
             self.history, self.fresh = self.fresh, self.history
-            return
-        self.history.copy_(self.fresh)
-        if not bool(torch.isfinite(self.history).all()):
-            raise UserError(
-                f"a row of the history passes the range of {self.history.dtype}",
-                setting="training.history.dtype",
-                remedy="set it to bfloat16 or float32",
-            )
-
-    def staleness(self) -> tuple[Tensor, Tensor]:
-        """Return the squares of the distance between history and fresh rows, and of the fresh."""
-        squares = self.fresh.double().square().sum()
-        if self.history is None:
-            return torch.zeros_like(squares), squares
-        return (self.history.to(self.fresh.dtype) - self.fresh).double().square().sum(), squares
+        else:
+            self.history.copy_(self.fresh)

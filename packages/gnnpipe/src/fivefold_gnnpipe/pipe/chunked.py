@@ -1,59 +1,27 @@
 """A stage that takes one chunk after another, with the history of those still to come.
 
-The push form of the source's section 4.2, for any convolution: a chunk reads the rows of its halo
-as leaves of autograd; in the backward pass the gradient of each goes into its layer's buffer, from
-which the chunk that owns the row takes it when its turn comes.
+How chunks read one another's rows is in `pull.py` and `push.py`; here is what surrounds it: how a
+chunk enters and leaves the stage, the encoder, the head, the initial embedding.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..engine.graph import GraphData
-from ..engine.plan import Block
+from ..engine.plan import SparseBlock
 from ..engine.training import Session
 from ..engine.transport import Program, Transport
-from .buffers import LayerBuffers
 from .chunks import Chunk, Turn, WayTable, turns_of
-from .config import Begin, FirstLayer, GNNPipeConfig, HistoryDropout, Mode
+from .config import Begin, FirstLayer, GNNPipeConfig, Mode
 from .evaluation import exact_logits
-from .exchange import return_gradients, share_rows
+from .layer import StageLayer, Visit
 from .part import StagePart
+from .pull import Matrices, PullLayer
+from .push import PushLayer
 from .rank import PipeRank
 from .schedule import positions
-
-
-@dataclass
-class _Passage:
-    """A chunk's way through one layer, as far as its backward pass needs it."""
-
-    h: Tensor
-    """Carried rows, a leaf."""
-    stored: Tensor
-    """What others read of them, made from `h` under autograd."""
-    source: Tensor
-    """What was read of the halo, a leaf."""
-    out: Tensor
-    """The next carried rows."""
-
-
-@dataclass
-class _Visit:
-    """A chunk in this stage, from its forward turn to its backward turn."""
-
-    trains: bool
-    """Whether the carried rows it came with have a gradient."""
-    initial: Tensor | None
-    """Its initial embedding, a leaf, where layers read one."""
-    encoded: Tensor | None
-    """What the encoder made of this chunk alone, under autograd."""
-    kept: dict[int, _Passage | Tensor | None]
-    """By layer: its passage, or the carried rows to compute it again from."""
-    last: Tensor | None = None
-    """The carried rows it left with, where the head reads them."""
 
 
 class ChunkedRank(PipeRank):
@@ -69,39 +37,52 @@ class ChunkedRank(PipeRank):
         settings: GNNPipeConfig,
     ) -> None:
         super().__init__(part, table, data, transport, session, settings)
-        self.is_frozen = settings.history.dropout is HistoryDropout.FROZEN
         reads_features = self.plan.first_reads_features
         is_fresh = settings.first_layer is FirstLayer.FRESH or self.plan.encoder is None
         self.has_prefix = part.is_first and is_fresh
         """Whether the first aggregation's rows are made for all chunks before the first turn."""
         self._first_is_constant = part.is_first and reads_features
-        self.layers = {layer: self._buffers(layer) for layer in part.layers}
-        remote = self.table.local[self.remote_place].cpu()
+        self.layers = self._make_layers()
+        remote = table.local[table.remote_place].cpu()
         if not self._first_is_constant:
             remote = remote[:0]
         self.remote_features = data.x[remote].to(self.device, self.dtype)
         """Features of other ways' vertices, where the first layer reads features: never sent."""
-        self.turns: list[Turn] = []
         self.refreshed_at = 0
-        self._visits: dict[int, _Visit] = {}
+        self._turns: list[Turn] | None = None
+        self._visits: dict[int, Visit] = {}
         self._encoded: Tensor | None = None
-        self._encoded_leaf: Tensor | None = None
+        self._leaf: Tensor | None = None
         self._encoded_gradient: Tensor | None = None
-        self._prefix: Tensor | None = None
         self._staleness: dict[int, tuple[float, float]] = {}
 
-    def _buffers(self, layer: int) -> LayerBuffers:
-        is_exact = self.settings.mode is not Mode.STALE or (
-            self.has_prefix and layer == self.part.layers.start
-        )
-        return LayerBuffers(
-            len(self.table.local),
-            self.plan.block(layer).in_width,
-            self.dtype,
-            self.device,
-            history=None if is_exact else self.settings.history.dtype,
-            has_gradient=not (self._first_is_constant and layer == 1),
-        )
+    def _make_layers(self) -> dict[int, StageLayer]:
+        """Pull where weights are fixed and everything is kept, push everywhere else."""
+        pulls = {
+            layer
+            for layer in self.part.layers
+            if isinstance(self.plan.block(layer), SparseBlock) and not self.settings.recompute
+        }
+        made: dict[int, StageLayer] = {}
+        matrices = Matrices.of(self.table) if pulls else None
+        for layer in self.part.layers:
+            if matrices is not None and layer in pulls:
+                made[layer] = PullLayer(self, layer, matrices)
+            else:
+                made[layer] = PushLayer(self, layer)
+        return made
+
+    @property
+    def turns(self) -> list[Turn]:
+        """What the chunks read in this epoch's order, by slot."""
+        if self._turns is None:
+            self._turns = turns_of(self.table, positions(self.order))
+        return self._turns
+
+    @property
+    def ends_period(self) -> bool:
+        """Whether this epoch's rows become the history."""
+        return (self.epoch + 1) % self.settings.history.refresh == 0
 
     # ------------------------------------------------------------------------ before the chunks
 
@@ -110,27 +91,18 @@ class ChunkedRank(PipeRank):
         if self.epoch == 0 and self.settings.history.init is Begin.WARM:
             yield from self.logits(keeps=True)
             self.plan.train()
-        self.turns = turns_of(self.table, positions(self.order))
+        self._turns = None
+        for layer in self.layers.values():
+            layer.open()
         if self.has_prefix or self.part.recomputes_initial:
             assert self.x is not None
             self._encoded = self.plan.encode(self.x, self.table.vertices, self.masks)
             trains = self._encoded.requires_grad
-            self._encoded_leaf = self._encoded.detach().requires_grad_(trains)
+            self._leaf = self._encoded.detach().requires_grad_(trains)
             self._encoded_gradient = torch.zeros_like(self._encoded) if trains else None
         if self.has_prefix:
-            yield from self._make_prefix()
-
-    def _make_prefix(self) -> Program[None]:
-        """Fill the first layer's buffer with fresh rows of all chunks."""
-        assert self._encoded_leaf is not None
-        buffers = self.layers[1]
-        self._prefix = self._stored(1, self._encoded_leaf, self.table.vertices)
-        buffers.write(self.table.own_place, self._prefix.detach())
-        if not self._first_is_constant:
-            for slot in range(self.table.num_slots):
-                yield from share_rows(self, buffers.fresh, slot, 1)
-        elif len(self.remote_features):
-            buffers.write(self.remote_place, self.remote_features)
+            assert self._leaf is not None
+            yield from self.layers[1].fill(self._leaf)
 
     # -------------------------------------------------------------------------- a chunk's turn
 
@@ -138,15 +110,15 @@ class ChunkedRank(PipeRank):
         """Take the chunk through the layers; later chunks' rows come from the history."""
         chunk = self.table.chunks[self.order[turn]]
         h, visit = self._enter(chunk, carried)
-        for layer in self.part.layers:
-            h = yield from self._forward_layer(layer, chunk, visit, h)
+        for layer in self.layers.values():
+            h = yield from layer.forward(chunk, visit, h)
         visit.last = h if self.part.is_last else None
         self._visits[turn] = visit
         if self.part.initial_width and visit.initial is not None:
             return torch.cat([h.detach(), visit.initial.detach()], dim=1)
         return h
 
-    def _enter(self, chunk: Chunk, carried: Tensor | None) -> tuple[Tensor, _Visit]:
+    def _enter(self, chunk: Chunk, carried: Tensor | None) -> tuple[Tensor, Visit]:
         """Return the chunk's first carried rows and initial embedding, as leaves."""
         part, encoded, initial = self.part, None, None
         if carried is not None:
@@ -155,49 +127,25 @@ class ChunkedRank(PipeRank):
             if part.initial_width:
                 initial = carried[:, width:].detach().requires_grad_()
         elif self.has_prefix:
-            assert self._encoded_leaf is not None
-            rows = self._encoded_leaf.detach()[chunk.index]
-            first = rows.requires_grad_(self._encoded_leaf.requires_grad)
+            assert self._leaf is not None
+            first = self._leaf.detach()[chunk.index].requires_grad_(self._leaf.requires_grad)
         else:
             assert self.x is not None
             encoded = self.plan.encode(self.x[chunk.index], chunk.ids, self.masks)
             first = encoded.detach().requires_grad_()
         if self.plan.initial and initial is None:
-            if self._encoded_leaf is not None:
-                initial = self._encoded_leaf.detach()[chunk.index].requires_grad_()
+            if self._leaf is not None:
+                initial = self._leaf.detach()[chunk.index].requires_grad_()
             else:
                 initial = first.detach().requires_grad_()
-        return first, _Visit(first.requires_grad, initial, encoded, {})
-
-    def _forward_layer(self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor) -> Program[Tensor]:
-        buffers = self.layers[layer]
-        if not self._is_prefix(layer):
-            with torch.set_grad_enabled(not self.settings.recompute):
-                stored = self._stored(layer, h, chunk.ids)
-            buffers.write(chunk.place, stored.detach())
-            yield from share_rows(self, buffers.fresh, chunk.slot, layer)
-        else:
-            stored = h
-        with torch.set_grad_enabled(not self.settings.recompute):
-            passage = self._pass(layer, chunk, visit, h, stored)
-        if not self.settings.recompute:
-            visit.kept[layer] = passage
-        else:
-            visit.kept[layer] = None if self._is_in_buffer(layer) else h.detach()
-        return passage.out.detach().requires_grad_()
-
-    def _pass(self, layer: int, chunk: Chunk, visit: _Visit, h: Tensor, stored: Tensor) -> _Passage:
-        """Read the halo and update the chunk's rows."""
-        buffers, turn = self.layers[layer], self.turns[chunk.slot]
-        source = buffers.read(chunk, turn).requires_grad_(buffers.gradient is not None)
-        rows = source if self.is_frozen else self.masks.drop(layer, source, chunk.halo)
-        block = self.plan.block(layer)
-        out = block.update(rows, rows.index_select(0, chunk.own), h, chunk.edges, visit.initial)
-        return _Passage(h, stored, source, out)
+        return first, Visit(first.requires_grad, initial, encoded)
 
     def backward_chunk(self, turn: int, gradient: Tensor | None) -> Program[Tensor | None]:
         """Take the chunk back: its own gradient is whole, since all that read it came later."""
         chunk, visit = self.table.chunks[self.order[turn]], self._visits.pop(turn)
+        if turn + 1 == len(self.order):
+            for layer in self.layers.values():
+                layer.turn_round()
         beside: Tensor | None = None
         if gradient is None:
             assert visit.last is not None
@@ -205,43 +153,12 @@ class ChunkedRank(PipeRank):
         elif self.part.initial_width:
             width = gradient.shape[1] - self.part.initial_width
             gradient, beside = gradient[:, :width], gradient[:, width:]
-        for layer in reversed(self.part.layers):
-            gradient = yield from self._backward_layer(layer, chunk, visit, gradient)
+        for layer in reversed(self.layers.values()):
+            gradient = yield from layer.backward(chunk, visit, gradient)
         return self._leave(chunk, visit, gradient, beside)
 
-    def _backward_layer(
-        self, layer: int, chunk: Chunk, visit: _Visit, gradient: Tensor
-    ) -> Program[Tensor]:
-        passage = self._passage(layer, chunk, visit)
-        passage.out.backward(gradient)
-        buffers, turn = self.layers[layer], self.turns[chunk.slot]
-        if passage.source.grad is not None:
-            crossing = self.settings.cross_gradient
-            buffers.push(chunk, turn, passage.source.grad, crossing)
-        if self._is_prefix(layer):
-            grown = passage.h.grad
-            return torch.zeros_like(passage.h) if grown is None else grown
-        assert buffers.gradient is not None
-        yield from return_gradients(self, buffers.gradient, chunk.slot, layer)
-        taken = buffers.take_gradient(chunk.place)
-        if passage.stored is passage.h:
-            return taken if passage.h.grad is None else taken.add_(passage.h.grad)
-        passage.stored.backward(taken)
-        assert passage.h.grad is not None
-        return passage.h.grad
-
-    def _passage(self, layer: int, chunk: Chunk, visit: _Visit) -> _Passage:
-        """Return what was kept of a layer, or compute it again of the same rows."""
-        kept = visit.kept.pop(layer)
-        if isinstance(kept, _Passage):
-            return kept
-        h = self.layers[layer].fresh[chunk.place] if kept is None else kept
-        h = h.detach().requires_grad_(visit.trains or layer > self.part.layers.start)
-        stored = h if self._is_prefix(layer) else self._stored(layer, h, chunk.ids)
-        return self._pass(layer, chunk, visit, h, stored)
-
     def _leave(
-        self, chunk: Chunk, visit: _Visit, gradient: Tensor, beside: Tensor | None
+        self, chunk: Chunk, visit: Visit, gradient: Tensor, beside: Tensor | None
     ) -> Tensor | None:
         """Return what the stage before is sent; the encoder's share stays here."""
         initial = visit.initial.grad if visit.initial is not None else None
@@ -268,44 +185,29 @@ class ChunkedRank(PipeRank):
     def finish(self) -> Program[None]:
         """Take the encoder back, for all vertices at once."""
         gradient = self._encoded_gradient
-        if self.has_prefix and not self._first_is_constant and gradient is not None:
-            yield from self._finish_prefix(gradient)
-        elif self.has_prefix and self._prefix is not None and self._prefix.requires_grad:
-            yield from self._finish_prefix(None)
+        if self.has_prefix:
+            assert self._leaf is not None
+            said = yield from self.layers[1].collect(self._leaf)
+            if gradient is not None and said is not None:
+                gradient.add_(said)
         if gradient is not None and self._encoded is not None:
             self._encoded.backward(gradient)
-        self._encoded = self._encoded_leaf = self._encoded_gradient = self._prefix = None
-
-    def _finish_prefix(self, gradient: Tensor | None) -> Program[None]:
-        """Add what the first layer's neighbours say of the encoder's rows."""
-        buffers, leaf, prefix = self.layers[1], self._encoded_leaf, self._prefix
-        assert buffers.gradient is not None
-        assert prefix is not None
-        assert leaf is not None
-        for slot in range(self.table.num_slots):
-            yield from return_gradients(self, buffers.gradient, slot, 1)
-        taken = buffers.take_gradient(self.table.own_place)
-        if prefix is not leaf:
-            prefix.backward(taken)
-            taken = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-        if gradient is not None:
-            gradient.add_(taken)
+        self._encoded = self._leaf = self._encoded_gradient = None
 
     def after_step(self, reports: bool) -> None:
         """Measure staleness where it is reported, and refresh the history at a period's end."""
-        is_due = (self.epoch + 1) % self.settings.history.refresh == 0
         self._staleness = {}
         if reports and self.settings.mode is Mode.STALE:
-            for layer, buffers in self.layers.items():
-                far, size = buffers.staleness()
-                self._staleness[layer] = (float(far), float(size))
-        if is_due:
+            self._staleness = {n: layer.staleness() for n, layer in self.layers.items()}
+        if self.ends_period:
             self.refresh()
 
     def refresh(self) -> None:
-        """Let this epoch's rows be the history."""
-        for buffers in self.layers.values():
-            buffers.refresh()
+        """Let this epoch's rows be the history; once an epoch, whoever asks."""
+        if self.refreshed_at == self.epoch + 1:
+            return
+        for layer in self.layers.values():
+            layer.refresh()
         self.refreshed_at = self.epoch + 1
 
     # -------------------------------------------------------------------------------- the rest
@@ -322,50 +224,23 @@ class ChunkedRank(PipeRank):
     def buffers(self) -> dict[str, Tensor]:
         """Return the history and the epoch that it is of."""
         kept = {
-            f"history/{layer}": buffers.history.cpu().clone()
-            for layer, buffers in self.layers.items()
-            if buffers.history is not None
+            f"history/{number}": layer.history.cpu().clone()
+            for number, layer in self.layers.items()
+            if layer.history is not None
         }
         return kept | {"refreshed_at": torch.tensor(self.refreshed_at)}
 
     def restore(self, buffers: dict[str, Tensor]) -> None:
         """Put the history back."""
         self.refreshed_at = int(buffers["refreshed_at"])
-        for layer, mine in self.layers.items():
-            if mine.history is not None:
-                mine.history.copy_(buffers[f"history/{layer}"])
+        for number, layer in self.layers.items():
+            if layer.history is not None:
+                layer.history.copy_(buffers[f"history/{number}"])
 
     def held_bytes(self) -> int:
-        """Return the bytes held between steps, buffers included."""
-        kept = 0
-        for buffers in self.layers.values():
-            for rows in (buffers.fresh, buffers.history, buffers.gradient):
-                kept += 0 if rows is None else rows.numel() * rows.element_size()
-        return super().held_bytes() + kept
-
-    @property
-    def remote_place(self) -> Tensor:
-        """Where the buffers keep rows of other ways."""
-        own = torch.zeros(len(self.table.local), dtype=torch.bool, device=self.device)
-        own[self.table.own_place] = True
-        return torch.nonzero(~own).flatten()
+        """Return the bytes held between steps, those of layers included."""
+        return super().held_bytes() + sum(layer.held_bytes() for layer in self.layers.values())
 
     def reads_remote_features(self, layer: int) -> bool:
         """Whether a layer reads features, of which it holds a copy."""
         return layer == 1 and self._first_is_constant
-
-    def _stored(self, layer: int, h: Tensor, ids: Tensor) -> Tensor:
-        """Return what others read of carried rows: before dropout, unless masks are frozen."""
-        prepared = self._block(layer).prepare(h)
-        return self.masks.drop(layer, prepared, ids) if self.is_frozen else prepared
-
-    def _block(self, layer: int) -> Block:
-        return self.plan.block(layer)
-
-    def _is_prefix(self, layer: int) -> bool:
-        return self.has_prefix and layer == 1
-
-    def _is_in_buffer(self, layer: int) -> bool:
-        """Whether the carried rows can be read back of the layer's buffer."""
-        is_plain = type(self._block(layer)).prepare is Block.prepare
-        return is_plain and not self.is_frozen

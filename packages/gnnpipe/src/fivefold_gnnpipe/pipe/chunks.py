@@ -7,6 +7,7 @@ at the same time by all ways.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -56,13 +57,22 @@ class WayTable:
     """The slot in which each of those is processed, here or by another way."""
     chunks: list[Chunk]
     """Its chunks, by slot."""
-    takes: list[dict[int, Int[Tensor, " _"]]]
-    """By slot: for each other way, where the rows it sends then stand in the buffers."""
+    takes: list[dict[int, int]]
+    """By slot: how many rows each other way sends then."""
+    arrivals: list[Int[Tensor, " _"]]
+    """By slot: where those rows stand in the buffers, one way after the other."""
 
-    @property
+    @cached_property
     def own_place(self) -> Int[Tensor, " own"]:
         """Where the way's own vertices stand in its buffers."""
         return torch.searchsorted(self.local, self.vertices)
+
+    @cached_property
+    def remote_place(self) -> Int[Tensor, " remote"]:
+        """Where the buffers keep rows of other ways."""
+        own = torch.zeros(len(self.local), dtype=torch.bool, device=self.local.device)
+        own[self.own_place] = True
+        return torch.nonzero(~own).flatten()
 
     @property
     def num_slots(self) -> int:
@@ -95,22 +105,20 @@ def way_table(
         if other != way
     }
     local = torch.unique(torch.cat([own, read]))
-    takes = []
+    takes, arrivals = [], []
     for slot in range(slots):
         now = read[slot_of[read] == slot]
-        takes.append(
-            {
-                other: torch.searchsorted(local, rows).to(device)
-                for other in range(ways)
-                if len(rows := now[way_of[now] == other])
-            }
-        )
+        now = now[way_of[now].argsort(stable=True)]
+        owners, counts = way_of[now].unique(return_counts=True)
+        takes.append(dict(zip(owners.tolist(), counts.tolist(), strict=True)))
+        arrivals.append(torch.searchsorted(local, now).to(device))
     chunks = []
     for slot in range(slots):
         number = way * slots + slot
         rows = edges.rows(partition.members(number))
         chunks.append(_chunk(number, slot, rows, own, local, given, partition, device))
-    return WayTable(way, own.to(device), local.to(device), slot_of[local].to(device), chunks, takes)
+    places = (own.to(device), local.to(device), slot_of[local].to(device))
+    return WayTable(way, *places, chunks, takes, arrivals)
 
 
 def _chunk(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..engine.graph import GraphData
-from ..engine.plan import LayerPlan
-from .chunks import WayTable
+from ..engine.plan import Block, LayerPlan, Masks
+from .chunks import Chunk, WayTable
 
 _WARM_UPS, _REPEATS = 3, 8
 
@@ -19,7 +20,7 @@ _WARM_UPS, _REPEATS = 3, 8
 def layer_seconds(plan: LayerPlan, table: WayTable, data: GraphData) -> list[float]:
     """Return the seconds of every layer, the encoder's with the first, the head's with the last.
 
-    Layers of one class and width are measured once: they cost the same.
+    Dropout is part of them. Layers of one class and width are measured once: they cost the same.
 
     Args:
         plan: the network, on its device.
@@ -29,43 +30,57 @@ def layer_seconds(plan: LayerPlan, table: WayTable, data: GraphData) -> list[flo
     chunk = max(table.chunks, key=lambda c: c.edges.num_edges)
     parameter = next(plan.parameters())
     device, dtype = parameter.device, parameter.dtype
-    x = data.x[chunk.ids.cpu()].to(device, dtype)
+    masks = Masks(plan.dropout)
+
+    def random_rows(count: int, width: int) -> Tensor:
+        return torch.randn(count, width, dtype=dtype, device=device).requires_grad_()
+
+    h0 = random_rows(len(chunk.ids), plan.width(0)) if plan.initial else None
     measured: dict[tuple[type, int, int], float] = {}
     seconds = []
-    h0 = torch.randn(len(chunk.ids), plan.width(0), dtype=dtype, device=device)
     for layer, block in enumerate(plan.layers, 1):
         key = (type(block), block.in_width, block.out_width)
         if key not in measured:
-            source = torch.randn(len(chunk.halo), block.in_width, dtype=dtype, device=device)
-            source.requires_grad_()
-
-            def run(layer: int = layer, source: Tensor = source) -> Tensor:
-                one = plan.block(layer)
-                own = source.index_select(0, chunk.own)
-                rows = one.prepare(source)
-                initial = h0 if one.uses_initial else None
-                return one.update(rows, rows.index_select(0, chunk.own), own, chunk.edges, initial)
-
-            measured[key] = _seconds(run, block, device)
+            source = random_rows(len(chunk.halo), block.in_width)
+            h = random_rows(len(chunk.ids), block.in_width)
+            run = partial(_one_layer, block, layer, chunk, source, h, h0, masks)
+            measured[key] = _seconds(run, [source, h, *block.parameters()], device)
         seconds.append(measured[key])
     if plan.encoder is not None:
-        seconds[0] += _seconds(lambda: plan.encode(x, chunk.ids), plan.encoder, device)
+        x, encoder = data.x[chunk.ids.cpu()].to(device, dtype), plan.encoder
+        run = partial(plan.encode, x, chunk.ids, masks)
+        seconds[0] += _seconds(run, list(encoder.parameters()), device)
     if plan.head is not None:
-        last = torch.randn(len(chunk.ids), plan.width(plan.num_blocks), dtype=dtype, device=device)
-        seconds[-1] += _seconds(lambda: plan.readout(last, chunk.ids), plan.head, device)
+        last = random_rows(len(chunk.ids), plan.width(plan.num_blocks))
+        run = partial(plan.readout, last, chunk.ids, masks)
+        seconds[-1] += _seconds(run, [last, *plan.head.parameters()], device)
     return seconds
 
 
-def _seconds(run: Callable[[], Tensor], module: nn.Module, device: torch.device) -> float:
+def _one_layer(
+    block: Block,
+    layer: int,
+    chunk: Chunk,
+    source: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    masks: Masks,
+) -> Tensor:
+    """Do what a chunk's turn does in a layer, its neighbours' rows being there."""
+    own = masks.drop(layer, block.prepare(h), chunk.ids)
+    return block.update(source, own, h, chunk.edges, h0)
+
+
+def _seconds(run: Callable[[], Tensor], leaves: Sequence[Tensor], device: torch.device) -> float:
     """Return the median time of a forward and a backward pass."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
     times = []
     for _ in range(_WARM_UPS + _REPEATS):
         _wait(device)
         begin = time.perf_counter()
         out = run()
-        if parameters and out.requires_grad:
-            torch.autograd.grad(out, parameters, torch.ones_like(out), allow_unused=True)
+        if wanted and out.requires_grad:
+            torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
         _wait(device)
         times.append(time.perf_counter() - begin)
     return median(times[_WARM_UPS:])

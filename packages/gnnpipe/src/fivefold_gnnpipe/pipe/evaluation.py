@@ -83,26 +83,26 @@ def _readout(rank: ChunkedRank, h: Tensor, ids: Tensor) -> Tensor:
 
 
 def _layer(
-    rank: ChunkedRank, layer: int, rows: list[Tensor], initial: list[Tensor] | None, keeps: bool
+    rank: ChunkedRank, number: int, rows: list[Tensor], initial: list[Tensor] | None, keeps: bool
 ) -> Program[list[Tensor]]:
-    table, block = rank.table, rank.plan.block(layer)
-    buffer = torch.empty(len(table.local), block.in_width, dtype=rank.dtype, device=rank.device)
+    table, layer = rank.table, rank.layers[number]
+    block = layer.block
+    board = torch.empty(len(table.local), block.in_width, dtype=rank.dtype, device=rank.device)
     with torch.no_grad():
-        for chunk, h in zip(table.chunks, rows, strict=True):
-            buffer[chunk.place] = block.prepare(h)
-    if rank.reads_remote_features(layer):
-        with torch.no_grad():
-            buffer[rank.remote_place] = block.prepare(rank.remote_features)
-    else:
-        for slot in range(table.num_slots):
-            yield from share_rows(rank, buffer, slot, layer, Traffic.EVALUATION)
-    history = rank.layers[layer].history
-    if keeps and history is not None:
-        history.copy_(buffer)
+        prepared = [block.prepare(h) for h in rows]
+        for chunk, some in zip(table.chunks, prepared, strict=True):
+            board[chunk.place] = some
+        if rank.reads_remote_features(number):
+            board[table.remote_place] = block.prepare(rank.remote_features)
+    if not rank.reads_remote_features(number):
+        for slot, some in enumerate(prepared):
+            remote = yield from share_rows(rank, some, slot, number, Traffic.EVALUATION)
+            board[table.arrivals[slot]] = remote
+    if keeps and layer.history is not None:
+        layer.history.copy_(board)
     after = []
     with torch.no_grad():
         for slot, (chunk, h) in enumerate(zip(table.chunks, rows, strict=True)):
-            source = buffer[chunk.halo_place]
             h0 = initial[slot] if initial is not None else None
-            after.append(block.update(source, source[chunk.own], h, chunk.edges, h0))
+            after.append(layer.exact(board, chunk, h, h0))
     return after

@@ -93,11 +93,12 @@ class StagePart:
                     yield name, module
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Return this part's weights by their names in the plan."""
+        """Return this part's trained weights by their names in the plan."""
         return {
             f"{prefix}.{name}": parameter
             for prefix, module in self.modules()
             for name, parameter in module.named_parameters()
+            if parameter.requires_grad
         }
 
     def encoder_names(self) -> set[str]:

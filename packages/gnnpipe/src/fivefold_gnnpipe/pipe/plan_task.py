@@ -10,16 +10,16 @@ from ..engine.api import make_session
 from ..engine.models import make_plan
 from ..engine.sources import load_graph
 from ..engine.training import Session
-from ..engine.transport import is_launched, open_distributed
+from ..engine.transport import DistributedTransport, is_launched, open_distributed
 from .config import GNNPipeConfig, PlanConfig
 from .link_rate import measured_mbit
-from .planner import Prospect, Way, prospect
+from .planner import Prospect, Way, prospect, prospect_of_all
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _ASSUMED_MBIT = 1000.0
 _MB = 1e6
 _UNKNOWN = "-"
-_TIMEOUT = 120.0
+_TIMEOUT = 600.0
 
 
 def run(config: PlanConfig, run: Run) -> int:
@@ -39,34 +39,57 @@ def run(config: PlanConfig, run: Run) -> int:
             value=devices,
             remedy="give devices=2 or more, or training.stages=2",
         )
-    rate, origin = _rate(config, session)
-    if session.rank:
-        return 0
-    data = load_graph(run.node("data", DataConfig))
-    model = run.node("model", ModelConfig)
-    plan = make_plan(
-        model, data.num_features, data.num_classes, seed=config.seed, dtype=session.dtype
-    )
-    run.note(
-        f"{data.name}: {data.num_nodes:,} vertices, {data.num_edges:,} directed edges; "
-        f"{plan.num_blocks} layers; link {rate:g} Mbit/s a device ({origin})"
-    )
-    found = prospect(plan, data, session, settings, devices, rate, measures=config.measure)
-    _report(found, rate, origin, run)
+    end = _joined(session)
+    try:
+        found, rate, origin = _prospect(config, run, session, settings, devices, end)
+    finally:
+        if end is not None:
+            end.close()
+    if session.rank == 0:
+        _report(found, rate, origin, run)
     return 0
 
 
-def _rate(config: PlanConfig, session: Session) -> tuple[float, str]:
+def _joined(session: Session) -> DistributedTransport | None:
+    """Return this rank's end where torchrun has started several."""
+    if not is_launched() or session.world == 1:
+        return None
+    return open_distributed("gloo", torch.device("cpu"), _TIMEOUT)
+
+
+def _prospect(
+    config: PlanConfig,
+    run: Run,
+    session: Session,
+    settings: GNNPipeConfig,
+    devices: int,
+    end: DistributedTransport | None,
+) -> tuple[Prospect, float, str]:
+    """Return what each way costs, the link's rate and where that comes from."""
+    rate, origin = _rate(config, end)
+    data, model = load_graph(run.node("data", DataConfig)), run.node("model", ModelConfig)
+    plan = make_plan(
+        model, data.num_features, data.num_classes, seed=config.seed, dtype=session.dtype
+    )
+    if session.rank == 0:
+        run.note(
+            f"{data.name}: {data.num_nodes:,} vertices, {data.num_edges:,} directed edges; "
+            f"{plan.num_blocks} layers; link {rate:g} Mbit/s a device ({origin})"
+        )
+    asked = (plan, data, session, settings, devices, rate)
+    if end is None:
+        return prospect(*asked, measures=config.measure), rate, origin
+    with end.board.announcing():
+        return prospect_of_all(end, *asked, measures=config.measure), rate, origin
+
+
+def _rate(config: PlanConfig, end: DistributedTransport | None) -> tuple[float, str]:
     """Return the link's rate in Mbit/s and where it comes from."""
     if config.link_mbit is not None:
         return config.link_mbit, "given"
-    if not is_launched() or session.world == 1:
+    if end is None:
         return _ASSUMED_MBIT, "assumed; give link_mbit, or start under torchrun to measure it"
-    end = open_distributed("gloo", torch.device("cpu"), _TIMEOUT)
-    try:
-        return measured_mbit(end), "measured"
-    finally:
-        end.close()
+    return measured_mbit(end), "measured"
 
 
 def _report(found: Prospect, rate: float, origin: str, run: Run) -> None:

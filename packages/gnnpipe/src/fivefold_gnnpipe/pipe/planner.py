@@ -2,25 +2,27 @@
 
 Bytes and memory are the formulas of `volume.py` on the partition that would be used. Seconds come
 from a few epochs of each way on virtual ranks in this process: computation is measured here, the
-link is simulated at the given rate, and each rank's clock goes on alone.
+link is simulated at the given rate, and each virtual rank's clock goes on alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
-from .._words import Wire
+from .._words import Split, Wire
 from ..config import GraphParallelConfig, PartitionConfig, PlainConfig, TransportConfig
 from ..engine.edges import graph_edges
 from ..engine.graph import GraphData
 from ..engine.graph_parallel import build as build_graph_parallel
 from ..engine.partition import best_partition, boundary
 from ..engine.plain import build as build_plain
-from ..engine.plan import LayerPlan
+from ..engine.plan import LayerPlan, SparseBlock
 from ..engine.training import GraphTraining, Session
+from ..engine.transport import Transport
 from .config import GNNPipeConfig, Mode
 from .setup import sends_initial, sizes_of
 from .split import split
@@ -98,6 +100,7 @@ def prospect(
     link_mbit: float | None,
     *,
     measures: bool = True,
+    meet: Callable[[], object] = lambda: None,
 ) -> Prospect:
     """Return what each way of training would cost.
 
@@ -109,6 +112,7 @@ def prospect(
         devices: devices to plan for.
         link_mbit: rate of each device's link, each way; `None`: messages take no time.
         measures: whether a few epochs of every way are timed.
+        meet: called before each way is timed; where ranks meet, they time at the same moment.
     """
     options = replace(session.options, epochs=_MANY, eval_every=_MANY)
     session = replace(session, options=options, rank=0, world=1)
@@ -124,10 +128,12 @@ def prospect(
         held = graph_parallel_memory(sizes, edges.num_edges, rows, devices)
         ways.append(Way("graph parallel", 1, devices, sent, held, 1.0))
         built.append(GraphParallelConfig(devices, transport=wire))
+    pushes = not all(isinstance(block, SparseBlock) for block in plan.layers)
     for stages, width in grids(devices, plan.num_blocks):
         own = _settings(settings, stages, width, wire)
         cuts = own.cuts or split([1.0] * plan.num_blocks, stages)
-        across = best_partition(PartitionConfig(), edges.edge_index, data.num_nodes, width)
+        cut = PartitionConfig() if own.partition.method is Split.FILE else own.partition
+        across = best_partition(cut, edges.edge_index, data.num_nodes, width)
         between = boundary(across, edges.edge_index) if width > 1 else 0
         travels = sends_initial(own, sizes, cuts)
         sent = pipeline_bytes(sizes, cuts, sends_initial=travels, ways=width, boundary=between)
@@ -138,19 +144,69 @@ def prospect(
             ways=width,
             boundary=between,
             recompute=own.recompute,
+            pushes=pushes,
         )
         name = "pipeline" if width == 1 else "hybrid"
         at_work = utilisation(own.num_chunks // width, stages)
         ways.append(Way(name, stages, width, sent, held, at_work))
         built.append(own)
     if measures:
-        ways = [
-            _timed(way, config, plan, data, session)
-            for way, config in zip(ways, built, strict=True)
-        ]
+        timed = []
+        for way, config in zip(ways, built, strict=True):
+            meet()
+            timed.append(_timed(way, config, plan, data, session))
+        ways = timed
     width = sizes.widths[-1]
     crossover = crossover_layers(data.num_nodes, rows, devices, sizes.carried[0], width)
     return Prospect(ways, rows, crossover)
+
+
+def prospect_of_all(
+    end: Transport,
+    plan: LayerPlan,
+    data: GraphData,
+    session: Session,
+    settings: GNNPipeConfig,
+    devices: int,
+    link_mbit: float | None,
+    *,
+    measures: bool = True,
+) -> Prospect:
+    """Return what every rank of torchrun finds, the slowest rank's seconds of each way.
+
+    All time the same way at the same moment, as they would train: processors and memory that
+    they share are in the seconds.
+
+    Args:
+        end: this rank's end; the other arguments are those of `prospect`.
+        plan: the network.
+        data: the graph.
+        session: device, number format, seed.
+        settings: of the pipeline.
+        devices: devices to plan for.
+        link_mbit: rate of each device's link.
+        measures: whether a few epochs of every way are timed.
+    """
+    found = prospect(
+        plan,
+        data,
+        session,
+        settings,
+        devices,
+        link_mbit,
+        measures=measures,
+        meet=lambda: end.exchange("ready"),
+    )
+    own = json.dumps([(way.seconds, way.seconds_waited) for way in found.ways])
+    notes = [json.loads(note) for note in end.exchange(own)]
+    if not measures:
+        return found
+    slowest = [max(seconds) for seconds in zip(*notes, strict=True)]
+    ways = [
+        replace(way, seconds=seconds, seconds_waited=waited)
+        for way, (seconds, waited) in zip(found.ways, slowest, strict=True)
+    ]
+    return replace(found, ways=ways)
 
 
 def grids(devices: int, num_blocks: int) -> Iterator[tuple[int, int]]:
@@ -166,6 +222,7 @@ def _settings(
 ) -> GNNPipeConfig:
     """Return the pipeline's settings for another grid."""
     is_same = stages == settings.stages and ways == settings.ways
+    is_file = settings.partition.method is Split.FILE
     mode = Mode.EXACT if settings.mode is Mode.EXACT else Mode.STALE
     return replace(
         settings,
@@ -174,6 +231,7 @@ def _settings(
         mode=mode,
         chunks=settings.chunks if is_same else 0,
         cuts=settings.cuts if is_same else [],
+        partition=settings.partition if is_same or not is_file else PartitionConfig(),
         transport=wire,
     )
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..engine.gradients import sum_gradients
 from ..engine.graph import GraphData
 from ..engine.loss import node_loss, num_terms
 from ..engine.memory import held_bytes
-from ..engine.optimizer import clip_by_norm, make_optimizer, square_sum
+from ..engine.optimizer import clip_by_norm, make_optimizer, square_sum, state_tensors
 from ..engine.plan import Masks
 from ..engine.training import Session
 from ..engine.transport import Pending, Program, Traffic, Transport, ring_all_reduce
@@ -74,6 +75,8 @@ class PipeRank(ABC):
         self.loss = torch.zeros((), dtype=session.dtype, device=session.device)
         self.stays: list[Stay] = []
         self.epoch = 0
+        self.reports = False
+        """Whether staleness is measured in this epoch."""
 
     # ------------------------------------------------------------------------ one chunk's turn
 
@@ -121,6 +124,10 @@ class PipeRank(ABC):
         """Do what comes after the step: measure staleness if `reports`, refresh the history."""
         return
 
+    def refresh(self) -> None:
+        """Let this epoch's rows be the history, where there is one."""
+        return
+
     # ------------------------------------------------------------------------------------ an epoch
 
     def start(self, epoch: int) -> None:
@@ -138,6 +145,7 @@ class PipeRank(ABC):
     def run_epoch(self, epoch: int, reports: bool) -> Program[None]:
         """Train for one epoch."""
         self.start(epoch)
+        self.reports = reports
         yield from self.begin()
         yield from self._fill()
         yield from self._drain()
@@ -229,22 +237,9 @@ class PipeRank(ABC):
     def _sum_gradients(self) -> Program[None]:
         shared = self.part.encoder_names()
         own = [p for name, p in self.parameters.items() if name not in shared]
-        yield from self._sum(own, list(self.part.peers), Traffic.WEIGHT)
+        yield from sum_gradients(self.wire, own, self.part.peers, Traffic.WEIGHT)
         copies = [p for name, p in self.parameters.items() if name in shared]
-        yield from self._sum(copies, list(range(self.wire.size)), Traffic.INITIAL)
-
-    def _sum(
-        self, parameters: list[torch.nn.Parameter], ranks: list[int], traffic: Traffic
-    ) -> Program[None]:
-        if not parameters or len(ranks) == 1:
-            return
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
-        )
-        total = yield from ring_all_reduce(self.wire, flat, ranks, traffic)
-        sizes = [p.numel() for p in parameters]
-        for parameter, part in zip(parameters, total.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
+        yield from sum_gradients(self.wire, copies, range(self.wire.size), Traffic.INITIAL)
 
     def _norm_of_all(self) -> Program[Tensor]:
         """Return the sum of squares of all gradients, each weight counted once."""
@@ -264,14 +259,8 @@ class PipeRank(ABC):
 
     def held_bytes(self) -> int:
         """Return the bytes that are held between steps: weights, optimizer, features, labels."""
-        state = [
-            value
-            for entries in self.optimizer.state.values()
-            for value in entries.values()
-            if isinstance(value, Tensor)
-        ]
         rows = [rows for rows in (self.x, self.y) if rows is not None]
-        return held_bytes([*self.parameters.values(), *state, *rows])
+        return held_bytes([*self.parameters.values(), *state_tensors(self.optimizer), *rows])
 
     def buffers(self) -> dict[str, Tensor]:
         """Return what a resumed run needs beside weights and optimizer."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ..engine.edges import Edges
 from ..engine.graph import GraphData
 from ..engine.partition import Partition, boundary
-from ..engine.plan import LayerPlan
+from ..engine.plan import LayerPlan, num_trained
 from .config import GNNPipeConfig, Initial
 from .part import StagePart
 from .split import stage_ranges
@@ -86,11 +85,6 @@ class Layout:
         edges, nodes = self.edges.num_edges, self.edges.num_dst
         return edge_bytes(edges, nodes, self.sizes.item) // self.settings.ways
 
-    @cached_property
-    def digest(self) -> str:
-        """A short hash of the chunks."""
-        return sha256(self.partition.parts.numpy().tobytes()).hexdigest()[:16]
-
     def part(self, plan: LayerPlan, stage: int, way: int) -> StagePart:
         """Return what a rank has of a plan."""
         return StagePart(
@@ -116,7 +110,7 @@ def sizes_of(plan: LayerPlan, num_nodes: int, dtype: torch.dtype) -> Sizes:
         carried=[plan.width(layer) for layer in range(1, plan.num_blocks + 1)],
         num_weights=plan.num_parameters(),
         initial=plan.width(0) if plan.initial else 0,
-        num_encoder_weights=sum(p.numel() for p in encoder.parameters()) if encoder else 0,
+        num_encoder_weights=num_trained(encoder) if encoder else 0,
         item=torch.empty((), dtype=dtype).element_size(),
     )
 

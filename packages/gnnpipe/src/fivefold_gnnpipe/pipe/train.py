@@ -12,14 +12,15 @@ import torch
 from fivefold import UserError
 
 from ..config import ModelConfig
+from ..engine.agreed import agreed_facts
 from ..engine.edges import Edges, graph_edges
 from ..engine.fleet import Fleet, open_fleet
 from ..engine.graph import GraphData
 from ..engine.models import make_plan
-from ..engine.partition import Partition, make_partition
+from ..engine.partition import Partition, nested_partition
 from ..engine.plan import LayerPlan
 from ..engine.training import Session
-from ..engine.transport import Transport, agree
+from ..engine.transport import Transport
 from .chunked import ChunkedRank
 from .chunks import WayTable, way_table
 from .config import GNNPipeConfig, Mode
@@ -46,13 +47,18 @@ def build(
         UserError: whatever of the settings does not suit the model, the graph or the ranks; ranks
             that disagree.
     """
-    _refuse(settings, plan, data, session)
+    _refuse(settings, plan, data)
+    _warn(settings, plan, session)
     size = settings.stages * settings.ways
     fleet = open_fleet(settings.transport, size, session, "training.stages")
+    settings_of_all = {f"training.{key}": str(value) for key, value in _flat(settings).items()}
+    facts = {"training": "gnnpipe", **settings_of_all, **agreed_facts(plan, data, session)}
+    fleet.agree(facts)
     edges = graph_edges(data, plan.norm, plan.loops, session.dtype)
-    partition = make_partition(
-        settings.partition, edges.edge_index, data.num_nodes, settings.num_chunks
+    partition = nested_partition(
+        settings.partition, edges.edge_index, data.num_nodes, settings.ways, settings.num_chunks
     )
+    fleet.agree({"training.partition": partition.digest})
     tables = _tables(settings, edges, partition, fleet, session)
     table = next(iter(tables.values()))
     cuts = settings.cuts or _measured_cuts(settings, plan, table, data, session, fleet)
@@ -67,19 +73,17 @@ def build(
         data.num_classes,
         guessing_loss(data),
     )
-    if fleet.size > len(fleet.local):
-        agree(fleet.local[0], _agreed(settings, plan, data, session, layout))
     ranks = {end.rank: _replicas(layout, plan, tables, data, end, session) for end in fleet.local}
     return GNNPipeTraining(plan, data, session, settings, layout, fleet, ranks)
 
 
-def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: Session) -> None:
+def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData) -> None:
     settings.check_model(plan.num_blocks, has_attention=plan.attention)
     if settings.num_chunks > data.num_nodes:
         raise UserError(
             f"{settings.num_chunks} chunks of a graph of {data.num_nodes} vertices",
             setting="training.chunks",
-            value=settings.chunks,
+            value=settings.num_chunks,
             remedy="give fewer chunks, or fewer training.stages",
         )
     mixing = plan.mixes_vertices
@@ -97,20 +101,25 @@ def _refuse(settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: 
             value=settings.ways,
             remedy="set training.ways=1",
         )
-    if settings.mode is Mode.STALE:
-        settings.warn_if_short(session.options.epochs)
-        if plan.num_blocks >= _DEEP and not plan.residual:
-            _log.warning(
-                "%d layers without a residual or initial connection are known to collapse when "
-                "neighbours are stale; model=gcnii and model=resgcn do not",
-                plan.num_blocks,
-            )
-        if settings.cross_gradient != 1.0 and not settings.shuffle:
-            _log.warning(
-                "training.cross_gradient=%g without training.shuffle doubles the same edges in "
-                "every epoch and drops the others",
-                settings.cross_gradient,
-            )
+
+
+def _warn(settings: GNNPipeConfig, plan: LayerPlan, session: Session) -> None:
+    """Say what is unwise, on the first rank."""
+    if settings.mode is not Mode.STALE or session.rank:
+        return
+    settings.warn_if_short(session.options.epochs)
+    if plan.num_blocks >= _DEEP and not plan.residual:
+        _log.warning(
+            "%d layers without a residual or initial connection are known to collapse when "
+            "neighbours are stale; model=gcnii and model=resgcn do not",
+            plan.num_blocks,
+        )
+    if settings.cross_gradient != 1.0 and not settings.shuffle:
+        _log.warning(
+            "training.cross_gradient=%g without training.shuffle doubles the same edges in "
+            "every epoch and drops the others",
+            settings.cross_gradient,
+        )
 
 
 def _tables(
@@ -202,27 +211,6 @@ def _reseeded(plan: LayerPlan, seed: int, session: Session) -> LayerPlan:
             if callable(reset):
                 reset()
     return own
-
-
-def _agreed(
-    settings: GNNPipeConfig, plan: LayerPlan, data: GraphData, session: Session, layout: Layout
-) -> dict[str, object]:
-    """Return what all ranks must have alike."""
-    own = {f"training.{key}": str(value) for key, value in _flat(settings).items()}
-    return {
-        **own,
-        "data": data.digest,
-        "model": str(plan.recipe) if plan.recipe else str(plan),
-        "runtime.dtype": str(session.dtype),
-        "training.partition": layout.digest,
-        **vars_of_options(session),
-    }
-
-
-def vars_of_options(session: Session) -> dict[str, object]:
-    """Return the options that decide numbers."""
-    names = ("epochs", "lr", "optimizer", "weight_decay", "clip_norm", "seed", "eval_every")
-    return {name: getattr(session.options, name) for name in names}
 
 
 def _flat(settings: GNNPipeConfig) -> dict[str, object]:

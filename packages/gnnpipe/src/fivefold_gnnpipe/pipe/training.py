@@ -16,11 +16,12 @@ from ..engine.memory import PeakBytes, metered
 from ..engine.metrics import score
 from ..engine.optimizer import optimizer_tensors, restore_optimizer
 from ..engine.plan import LayerPlan
+from ..engine.reporting import Gathered, gather, mark
 from ..engine.training import EpochReport, Session
 from ..engine.transport import Program, Traffic, Transport
 from .config import GNNPipeConfig, Mode
 from .rank import PipeRank, Stay
-from .reporting import Gathered, gather, mark
+from .reporting import distances, said_by, stays
 from .setup import Layout
 from .volume import utilisation
 
@@ -54,7 +55,7 @@ class GNNPipeTraining:
         self._is_metered = session.device.type == "cpu"
         self._peaks: list[int] = [0] * fleet.size
         self._stuck = 0
-        self._chosen, self._best = 0, float("-inf")
+        self._chosen = 0
         self._scores: dict[str, float | int | str | None] = {}
         self.stays: list[Stay] = []
 
@@ -76,12 +77,13 @@ class GNNPipeTraining:
         def program(end: Transport) -> Program[Gathered]:
             return self._epoch(end, index, wants or limit is not None, meters.get(end.rank))
 
-        found = self._fleet.run(program)[0]
-        self.stays, self._peaks = found.stays, found.peaks
-        if limit is not None and max(found.report.staleness, default=0.0) > limit:
+        found, num_blocks = self._fleet.run(program)[0], self._plan.num_blocks
+        self.stays, self._peaks = stays(found.more, num_blocks), found.peaks
+        stale = distances(found.more, num_blocks)
+        if limit is not None and max(stale, default=0.0) > limit:
             self._refresh()
-        if not wants:
-            found.report.staleness = []
+        if wants:
+            found.report.staleness = stale
         self._require_progress(found.report.loss)
         return found.report
 
@@ -92,8 +94,9 @@ class GNNPipeTraining:
         work = _work(ranks, index, reports)
         yield from (work if meter is None else metered(work, meter))
         end.flush()
-        peak = self._peak(end.rank)
-        return (yield from gather(end, ranks, begun, self._plan.num_blocks, peak))
+        loss = sum(float(rank.loss) for rank in ranks) / len(ranks)
+        said = said_by(ranks, self._plan.num_blocks)
+        return (yield from gather(end, begun, loss, self._peak(end.rank), said))
 
     def _peak(self, rank: int) -> int:
         if self._session.device.type == "cuda":
@@ -104,8 +107,7 @@ class GNNPipeTraining:
     def _refresh(self) -> None:
         for replicas in self._ranks.values():
             for rank in replicas:
-                if hasattr(rank, "refresh"):
-                    rank.refresh()
+                rank.refresh()
 
     def _require_progress(self, loss: float) -> None:
         """Stop a stale run that learns nothing for two periods."""
@@ -162,7 +164,6 @@ class GNNPipeTraining:
         if end.rank:
             if scores is not None:
                 end.send(scores, 0, Traffic.EVALUATION, _SCORES)
-                end.flush()
             return None
         width = self._layout.num_classes
         parts = []
@@ -193,7 +194,6 @@ class GNNPipeTraining:
         if end.rank:
             for place, value in enumerate(own.values()):
                 end.send(value, 0, Traffic.EVALUATION, _WEIGHTS + place)
-            end.flush()
             return None
         whole = {name: value.clone() for name, value in own.items()}
         for stage in range(1, self._settings.stages):
@@ -257,7 +257,7 @@ class GNNPipeTraining:
             "training.ways": settings.ways,
             "training.chunks": settings.num_chunks,
             "training.cuts": str(self._layout.cuts).replace(" ", ""),
-            "training.partition": self._layout.digest,
+            "training.partition": self._layout.partition.digest,
             "replicas": settings.num_replicas,
         }
 

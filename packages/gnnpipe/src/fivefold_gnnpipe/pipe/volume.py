@@ -88,32 +88,32 @@ def utilisation(slots: int, stages: int) -> float:
 # -------------------------------------------------------------------------------------------------
 # memory, bytes a device
 
+_KEPT = 3
+"""Tensors [N, d] that a layer keeps for its backward pass."""
+
 
 def edge_bytes(num_edges: int, num_nodes: int, item: int) -> int:
     """Return the bytes of a sparse matrix kept both ways, with 64-bit indices."""
     return 2 * (num_edges * (8 + item) + (num_nodes + 1) * 8)
 
 
-def plain_memory(sizes: Sizes, num_edges: int, kept: int = 3) -> int:
+def plain_memory(sizes: Sizes, num_edges: int) -> int:
     """Return what full-graph training holds on one device.
 
     Args:
         sizes: graph and model.
         num_edges: directed edges.
-        kept: tensors [N, d] that a layer keeps for its backward pass.
     """
-    rows = kept * sizes.num_nodes * sum(sizes.carried)
+    rows = _KEPT * sizes.num_nodes * sum(sizes.carried)
     weights = 4 * sizes.num_weights
     return (rows + weights) * sizes.item + edge_bytes(num_edges, sizes.num_nodes, sizes.item)
 
 
-def graph_parallel_memory(
-    sizes: Sizes, num_edges: int, boundary: int, parts: int, kept: int = 3
-) -> int:
+def graph_parallel_memory(sizes: Sizes, num_edges: int, boundary: int, parts: int) -> int:
     """Return what a device of graph parallelism holds: its vertices and their halo, all layers."""
     own = -(-sizes.num_nodes // parts)
     halo = -(-boundary // parts)
-    rows = (kept * own + 2 * halo) * sum(sizes.carried)
+    rows = (_KEPT * own + 2 * halo) * sum(sizes.carried)
     weights = 4 * sizes.num_weights
     edges = edge_bytes(-(-num_edges // parts), own + halo, sizes.item)
     return (rows + weights) * sizes.item + edges
@@ -127,9 +127,11 @@ def pipeline_memory(
     ways: int = 1,
     boundary: int = 0,
     recompute: bool = False,
-    kept: int = 3,
+    pushes: bool = False,
 ) -> int:
-    """Return what the largest stage holds: three buffers a layer, edges, activations or a chunk.
+    """Return what the largest stage holds: buffers of its layers, edges, activations or a chunk's.
+
+    Layers that pull have two buffers (board, history), layers that push three.
 
     Args:
         sizes: graph and model.
@@ -137,16 +139,16 @@ def pipeline_memory(
         num_edges: directed edges.
         ways: devices a stage.
         boundary: B of the partition into ways.
-        recompute: whether activations are computed again instead of kept.
-        kept: tensors [N, d] that a layer keeps for its backward pass.
+        recompute: whether activations are computed again instead of kept; then layers push.
+        pushes: whether a layer is no product with fixed weights.
     """
     ends = [*cuts, len(sizes.carried)]
     begins = [0, *cuts]
     own = -(-sizes.num_nodes // ways)
     halo = -(-boundary // ways)
     layers = max(sum(sizes.carried[begin:end]) for begin, end in zip(begins, ends, strict=True))
-    buffers = 3 * (own + halo) * layers
-    activations = 0 if recompute else kept * own * layers
+    buffers = (3 if pushes or recompute else 2) * (own + halo) * layers
+    activations = 0 if recompute else _KEPT * own * layers
     weights = 4 * sizes.num_weights // len(ends)
     edges = edge_bytes(-(-num_edges // ways), own + halo, sizes.item)
     return (buffers + activations + weights) * sizes.item + edges

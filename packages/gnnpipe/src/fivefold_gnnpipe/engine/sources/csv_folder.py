@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 import torch
 from fivefold import UserError
 from torch import Tensor
 
-from .debian import dense
+from .hashed_words import dense, hashed_words
 
-_TOKEN = re.compile(r"[a-z][a-z0-9+]+")
 _TEXT_WIDTH = 512
 _SPLITS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 _SPECIAL = ("id", "label", "text", "split")
@@ -89,7 +86,8 @@ def _edges(path: Path, place: dict[str, int]) -> Tensor:
 
 def _features(path: Path, column: dict[str, int], rows: list[list[str]]) -> Tensor:
     if "text" in column:
-        return _hashed([row[column["text"]] for row in rows])
+        texts = [row[column["text"]] for row in rows]
+        return dense(*hashed_words(texts, _TEXT_WIDTH), _TEXT_WIDTH)
     names = [name for name in column if name not in _SPECIAL]
     if not names:
         raise _refused(path, "there are no features", "add columns of numbers, or `text`")
@@ -101,18 +99,6 @@ def _features(path: Path, column: dict[str, int], rows: list[list[str]]) -> Tens
             path, f"a feature is no number: {error}", "give numbers, or `text`"
         ) from error
     return torch.tensor(values, dtype=torch.float32).reshape(len(rows), len(names))
-
-
-def _hashed(texts: list[str]) -> Tensor:
-    indptr, indices, values = [0], [], []
-    for text in texts:
-        tokens = sorted(set(_TOKEN.findall(text.lower())))
-        for token in tokens:
-            digest = blake2b(token.encode(), digest_size=8).digest()
-            indices.append(int.from_bytes(digest, "big") % _TEXT_WIDTH)
-            values.append(len(tokens) ** -0.5)
-        indptr.append(len(indices))
-    return dense(np.array(indptr), np.array(indices, dtype=int), np.array(values), _TEXT_WIDTH)
 
 
 def _labels(words: list[str]) -> tuple[Tensor, Tensor]:

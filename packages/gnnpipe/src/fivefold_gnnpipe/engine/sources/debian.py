@@ -12,12 +12,15 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import re
 import shutil
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
@@ -25,16 +28,15 @@ import numpy as np
 import torch
 from fivefold import UserError
 from fivefold.cache import cache_folder
-from torch import Tensor
 
 from ..._words import DebianSplit, Direction
 from ...config import DataConfig
 from ..graph import GraphData, clean_edges, hashed_masks
+from .hashed_words import dense, hashed_words
 
 RELATIONS = ("Depends", "Pre-Depends", "Recommends", "Suggests", "Enhances")
 """The fields that make edges; of several that name the same pair the first counts."""
 _MOST_PROVIDERS = 8
-_TOKEN = re.compile(r"[a-z][a-z0-9+]+")
 _KEPT = frozenset(
     (*RELATIONS, "Package", "Filename", "Section", "Description", "Source", "Provides")
 )
@@ -142,7 +144,7 @@ def _arrays(packages: Packages, config: DataConfig) -> dict[str, np.ndarray]:
     ends = torch.from_numpy(edges[::-1].copy() if config.direction is Direction.OUT else edges)
     kept, _ = clean_edges(ends, len(packages.names), undirected=not directed)
     labels, classes = _labels(packages.sections, config.min_class)
-    indptr, indices, values = _features(packages.descriptions, config.features)
+    indptr, indices, values = hashed_words(packages.descriptions, config.features)
     is_by_source = config.split is DebianSplit.SOURCE
     masks = hashed_masks(
         [n.encode() for n in (packages.sources if is_by_source else packages.names)]
@@ -189,26 +191,6 @@ def _labels(sections: list[str], min_class: int) -> tuple[np.ndarray, list[str]]
     return np.array([number.get(section, -1) for section in sections]), classes
 
 
-def _features(texts: list[str], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return hashed words of each text as CSR: value 1/√(tokens of the text)."""
-    column: dict[str, int] = {}
-    indptr, indices, values = [0], [], []
-    for text in texts:
-        tokens = sorted(set(_TOKEN.findall(text.lower())))
-        for token in tokens:
-            if token not in column:
-                number = int.from_bytes(blake2b(token.encode(), digest_size=8).digest(), "big")
-                column[token] = number % width
-        indices += [column[token] for token in tokens]
-        values += [len(tokens) ** -0.5 for _ in tokens]
-        indptr.append(len(indices))
-    return (
-        np.array(indptr, dtype=np.int64),
-        np.array(indices, dtype=np.int32),
-        np.array(values, dtype=np.float32),
-    )
-
-
 def _graph(arrays: dict[str, np.ndarray], config: DataConfig, digest: str) -> GraphData:
     place = torch.from_numpy(arrays["place"])
     labels = torch.from_numpy(arrays["y"].astype(np.int64))
@@ -230,14 +212,6 @@ def _graph(arrays: dict[str, np.ndarray], config: DataConfig, digest: str) -> Gr
             "classes": [str(name) for name in arrays["classes"]],
         },
     )
-
-
-def dense(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, width: int) -> Tensor:
-    """Return CSR features as a dense matrix; entries that stand twice are added."""
-    rows = torch.from_numpy(np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)))
-    x = torch.zeros(len(indptr) - 1, width)
-    columns = torch.from_numpy(indices.astype(np.int64))
-    return x.index_put_((rows, columns), torch.from_numpy(values).float(), accumulate=True)
 
 
 # -------------------------------------------------------------------------------- lists and cache
@@ -274,7 +248,7 @@ def _read_file(path: Path) -> bytes:
         raise UserError(
             "this file is packed with lz4", setting="data.path", value=str(path), remedy=remedy
         ) from error
-    except (OSError, EOFError, RuntimeError, lzma.LZMAError) as error:
+    except (OSError, EOFError, RuntimeError, lzma.LZMAError, zlib.error) as error:
         raise UserError(
             f"the package list cannot be read: {error}",
             setting="data.path",
@@ -288,7 +262,7 @@ def _load(file: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(file, allow_pickle=False) as held:
             return dict(held)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
 
@@ -298,7 +272,7 @@ def _save(file: Path, arrays: dict[str, np.ndarray]) -> None:
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".partial")
+        temporary = file.with_suffix(f".{os.getpid()}.partial")  # several ranks may write
         temporary.write_bytes(buffer.getvalue())
         temporary.replace(file)
     except OSError:

@@ -8,6 +8,7 @@ test_mask [N]`, `edge_weight [E]`. Nothing is ever unpickled.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..._words import Direction
 from ...config import DataConfig
 from ..graph import GraphData, clean_edges, hashed_masks
 from .csv_folder import read_folder
-from .debian import dense
+from .hashed_words import dense
 
 _LARGEST_EXACT = 2**53
 _CONVERT = (
@@ -50,11 +51,17 @@ def read_graph(config: DataConfig) -> GraphData:
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
     """Return a file's tensors by key: npz, safetensors or torch's zip, by their first bytes."""
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise _refused(path, f"it cannot be read: {error}", "mend data.path") from error
     if head.startswith(b"PK"):
-        with zipfile.ZipFile(path) as held:
-            names = held.namelist()
+        try:
+            with zipfile.ZipFile(path) as held:
+                names = held.namelist()
+        except zipfile.BadZipFile as error:
+            raise _refused(path, f"this file is damaged: {error}", "save it again") from error
         is_npz = bool(names) and all(name.endswith(".npy") for name in names)
         return _read_npz(path) if is_npz else _read_torch(path)
     if head[8:] == b"{":
@@ -74,7 +81,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as held:
             return {key: _tensor(held[key], key, path) for key in held.files}
-    except ValueError as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         remedy = "save plain arrays of numbers; objects are never unpickled"
         raise _refused(path, f"this npz cannot be read safely: {error}", remedy) from error
 

@@ -60,13 +60,6 @@ class ByteCounters:
         wanted = set(kinds)
         return sum(count for (traffic, _), count in self.messages.items() if traffic in wanted)
 
-    def by_traffic(self) -> dict[str, int]:
-        """Return the bytes of each purpose that sent any."""
-        sums: Counter[str] = Counter()
-        for (traffic, _), count in self.bytes.items():
-            sums[str(traffic)] += count
-        return dict(sums)
-
     def by_peer(self, kinds: Iterable[Traffic] = TRAINING) -> Mapping[int, int]:
         """Return the bytes sent to each rank."""
         wanted = set(kinds)
@@ -75,8 +68,3 @@ class ByteCounters:
             if traffic in wanted:
                 sums[peer] += count
         return sums
-
-    def reset(self) -> None:
-        """Count from nothing again."""
-        self.bytes.clear()
-        self.messages.clear()

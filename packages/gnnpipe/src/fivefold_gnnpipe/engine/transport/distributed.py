@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import sys
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _LOOK = 0.2  # seconds between looks at the board while a message is waited for
 _START = 60.0  # seconds that ranks may take to start, one after the other
 _PATIENCE = 5.0  # seconds of waiting before the others are told of it
+_GRACE = 5.0  # seconds for which rank 0 keeps the store after its own end
 _TAGS = 1 << 20  # indices a purpose may use
 
 
@@ -181,7 +183,17 @@ class DistributedTransport(Transport):
         if any(waiter.is_alive() for waiter in waiters):
             atexit.register(_leave_at_once)
         if dist.is_initialized():
+            self._part()
             dist.destroy_process_group()
+
+    def _part(self) -> None:
+        """Keep the store, which is rank 0's, until all have read what is in it, or for a while."""
+        until = time.monotonic() + _GRACE
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone already
+            self._store.set(f"fivefold/left/{self.rank}", "")
+            keys = [f"fivefold/left/{rank}" for rank in range(self.size)]
+            while self.rank == 0 and not self._store.check(keys) and time.monotonic() < until:
+                time.sleep(_LOOK / 10)
 
     def wait_for(self, delivery: _Delivery, peer: int) -> None:
         """Return when a message has arrived or left.
@@ -316,13 +328,13 @@ def open_distributed(
             f"the ranks do not find each other: {str(error).splitlines()[0]}",
             setting="training.transport.timeout",
             value=timeout,
-            remedy="start every rank with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE",
+            remedy="start every rank with the same command, MASTER_ADDR, MASTER_PORT, WORLD_SIZE",
         ) from error
     return DistributedTransport(PrefixStore("ranks", store), device, timeout, link)
 
 
 def run_rank(transport: DistributedTransport, program: Program[T]) -> T:
-    """Run this process's program, waiting where it waits.
+    """Run this process's program, waiting where it waits, until what it sent has left.
 
     Raises:
         UserError: this rank or another has failed; the line names it.
@@ -333,5 +345,6 @@ def run_rank(transport: DistributedTransport, program: Program[T]) -> T:
             while True:
                 need = program.send(need.wait())
         except StopIteration as stop:
+            transport.flush()
             result: T = stop.value
             return result
