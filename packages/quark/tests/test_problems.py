@@ -155,6 +155,64 @@ def test_a_folder_of_images_is_a_problem(tmp_path):
     assert choose_problem(ProblemConfig(name=str(tmp_path), digits=[4, 9], split=False)).train
 
 
+def test_images_of_sixteen_bits_are_not_clipped(tmp_path):
+    small = np.random.default_rng(0).integers(0, 256, (2, 6, 6))
+    for name, image in zip("01", small, strict=True):
+        for folder, picture in (
+            ("8", image.astype(np.uint8)),
+            ("16", (image * 256).astype(np.uint16)),
+            ("float", image.astype(np.float32)),
+        ):
+            (tmp_path / folder / name).mkdir(parents=True)
+            suffix = "tif" if folder == "float" else "png"
+            Image.fromarray(picture).save(tmp_path / folder / name / f"0.{suffix}")
+    eight = read_images(tmp_path / "8").pixels
+    assert np.array_equal(read_images(tmp_path / "16").pixels, eight * 256)
+    assert np.array_equal(read_images(tmp_path / "float").pixels, eight)
+
+
+def test_folders_that_hold_no_images_are_no_classes(tmp_path):
+    for name in ("4", "9", ".git", "notes"):
+        (tmp_path / name).mkdir()
+    for name in ("4/a.png", "9/a.png", ".git/a.png", "9/.a.png"):
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / name)
+    assert list(read_images(tmp_path).labels) == [4, 9]
+
+
+def test_classes_of_named_folders_are_listed_by_name(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / name / "a.png")
+    with pytest.raises(UserError, match=r"choose two of 0 \(cat\), 1 \(dog\)"):
+        choose_problem(ProblemConfig(name=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"hello\n", "it is no .npz"),
+        (b"PK\x03\x04 cut off", "cannot read images.npz"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_refused(tmp_path, content, said):
+    file = tmp_path / "images.npz"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=said) as refused:
+        read_images(file)
+    assert "pickle" not in str(refused.value)
+
+
+def test_an_archive_without_names_or_whole_labels_is_refused(tmp_path):
+    images = np.zeros((2, 4, 4))
+    np.save(tmp_path / "images.npy", images)
+    with pytest.raises(UserError, match="one array, without names"):
+        read_images(tmp_path / "images.npy")
+    np.savez(tmp_path / "text.npz", images=images, labels=np.array(["a", "b"]))
+    with pytest.raises(UserError, match=r"labels of type <U1.*whole numbers"):
+        read_images(tmp_path / "text.npz")
+
+
 def test_an_archive_of_images_is_the_same_as_the_arrays(tmp_path):
     file = tmp_path / "images.npz"
     np.savez(file, images=DIGITS.pixels, labels=DIGITS.labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from fivefold import UserError
@@ -27,6 +28,8 @@ class Images:
     labels: Int[ndarray, " n"]
     source: str
     """Where they came from."""
+    names: tuple[str, ...] = ()
+    """Names of classes 0, 1, ..., where they have names."""
 
 
 def bundled_digits() -> Images:
@@ -86,7 +89,7 @@ def tiny(
         )
     for label in classes:
         if label not in there:
-            known = ", ".join(map(str, there[:12]))
+            known = ", ".join(_called(int(other), images.names) for other in there[:12])
             raise UserError(
                 f"no image of class {label} in {images.source}",
                 setting="problem.digits",
@@ -117,6 +120,10 @@ def tiny(
     }
     name = f"tiny{classes[0]}{classes[1]}"
     return Training(name, model or masked_or(size * size), train, test, padding, about)
+
+
+def _called(label: int, names: tuple[str, ...]) -> str:
+    return f"{label} ({names[label]})" if names else str(label)
 
 
 def shrink(pixels: Float[ndarray, "n height width"], size: int) -> Float[ndarray, "n size size"]:
@@ -155,32 +162,37 @@ def _every(patterns: UInt8[ndarray, "n pixel"], labels: UInt8[ndarray, " n"]) ->
 
 
 def _read_folder(folder: Path) -> Images:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [
-        (image, index)
-        for index, path in enumerate(classes)
-        for image in sorted(path.iterdir())
-        if image.suffix.lower() in SUFFIXES
-    ]
-    if not found:
+    folders = sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    pictures = {path: [f for f in sorted(path.iterdir()) if _is_picture(f)] for path in folders}
+    classes = [path for path in folders if pictures[path]]
+    if not classes:
         raise UserError(
             "no images in sub-folders",
             setting="problem.name",
             value=str(folder),
             remedy="put each class into a folder of its own, named by its label",
         )
-    names = [path.name for path in classes]
-    numbers = [int(n) for n in names] if all(n.isdecimal() for n in names) else range(len(names))
-    opened = [_open_image(path) for path, _ in found]
+    names = tuple(path.name for path in classes)
+    are_numbers = all(name.isdecimal() for name in names)
+    numbers = [int(name) for name in names] if are_numbers else range(len(names))
+    opened = [_open_image(file) for path in classes for file in pictures[path]]
     smallest = min(image.width for image in opened), min(image.height for image in opened)
     same = [np.asarray(image.resize(smallest, Image.Resampling.BOX), float) for image in opened]
-    return Images(np.stack(same), np.array([numbers[i] for _, i in found]), folder.name)
+    labels = np.repeat(np.array(numbers), [len(pictures[path]) for path in classes])
+    return Images(np.stack(same), labels, folder.name, () if are_numbers else names)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
-            return opened.convert("L")
+            is_deep = opened.mode.startswith(("I", "F"))  # more than 8 bits: "L" would clip them
+            return opened.convert("F" if is_deep else "L")
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(
             f"cannot read the image {path.name}: {error}",
@@ -190,20 +202,43 @@ def _open_image(path: Path) -> Image.Image:
 
 
 def _read_archive(path: Path) -> Images:
+    remedy = "save it with numpy.savez(images=[n, height, width], labels=[n])"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise UserError(
-            f"cannot read {path.name}: {error}",
+            f"cannot read {path.name}: {_reason(path, error)}",
             setting="problem.name",
-            remedy="save it with numpy.savez(images=[n, height, width], labels=[n])",
+            remedy=remedy,
         ) from error
-    numbers = images.dtype.kind in "biuf" and labels.dtype.kind in "biu"
-    if not numbers or images.ndim != 3 or labels.shape != images.shape[:1]:
+    for name, found, kinds, wanted in (
+        ("images", images, "biuf", "numbers"),
+        ("labels", labels, "biu", "whole numbers"),
+    ):
+        if found.dtype.kind not in kinds:
+            raise UserError(
+                f"{name} of type {found.dtype} in {path.name}",
+                setting="problem.name",
+                remedy=f"give {wanted}",
+            )
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise UserError(
             f"images of shape {images.shape} with labels of shape {labels.shape}",
             setting="problem.name",
             remedy="give grey images [n, height, width] and whole labels [n]",
         )
     return Images(images.astype(np.float64), labels.astype(np.int64), path.name)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return why a file is no archive; numpy's own words would have it unpickled."""
+    if isinstance(error, OSError):
+        return str(error)
+    with path.open("rb") as file:
+        start = file.read(6)
+    if not start:
+        return "it is empty"
+    if start == b"\x93NUMPY":
+        return "it holds one array, without names"
+    return str(error) if start.startswith(b"PK") else "it is no .npz"
