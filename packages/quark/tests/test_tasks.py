@@ -183,6 +183,12 @@ def test_images_without_two_classes_are_refused(here, count, labels, said):
         (["optimization.block_bits=60"], "no simulator holds.*block_bits=60"),
         (["optimization=grover"], "quark"),
         (["baselines=[rnadom]"], "no such baseline.*random"),
+        (["seed=-1"], r"a seed below 0 \(seed=-1\)"),
+        (["optimization=random", "optimization.seed=-1"], r"optimization\.seed=-1"),
+        (["problem.split_seed=-1"], r"a seed below 0 \(problem\.split_seed=-1\)"),
+        (["problem=edge_distractors", "problem.distractor_seed=-2"], "distractor_seed=-2"),
+        (["optimization.sampler=os.path:join"], "cannot be called.*os.path:join.*without arg"),
+        (["optimization.sampler=os:getcwd"], "a str is no sampler"),
         (["optimization=exhaustive", "optimization.max_bits=2"], "too many to enumerate"),
     ],
 )

@@ -25,6 +25,16 @@ def _above_zero(value: int | float, setting: str, what: str) -> None:
         raise UserError(f"no {what}", setting=setting, value=value, remedy="give more than 0")
 
 
+def check_seed(value: int, setting: str = "seed") -> None:
+    """Refuse a seed that numpy cannot take.
+
+    Raises:
+        UserError: it is negative.
+    """
+    if value < 0:
+        raise UserError("a seed below 0", setting=setting, value=value, remedy="give 0 or more")
+
+
 def _one_of(value: str, choices: tuple[str, ...], setting: str) -> None:
     if value not in choices:
         raise UserError(
@@ -221,6 +231,7 @@ class QuarkConfig:
     def __post_init__(self) -> None:
         _one_of(self.preset, PRESETS, "preset")
         _one_of(self.layout, LAYOUTS, "layout")
+        check_seed(self.seed)
         if not 1 <= self.block_bits <= 24:
             raise UserError(
                 "a block of weights that no simulator holds",
@@ -266,6 +277,7 @@ class RandomConfig:
 
     def __post_init__(self) -> None:
         _probability(self.confidence, "confidence")
+        check_seed(self.seed)
 
 
 @dataclass
@@ -307,3 +319,4 @@ class ParameterShiftConfig:
         _above_zero(self.seconds, "seconds", "seconds to spend")
         if self.shots < 0:
             raise UserError("fewer than no shots", setting="shots", remedy="give 0 or more")
+        check_seed(self.seed)

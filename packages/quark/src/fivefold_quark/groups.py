@@ -8,6 +8,7 @@ from fivefold import Group, UserError
 from fivefold.errors import nearest
 
 from ._words import Padding, Weighting
+from .config import check_seed
 
 PROBLEMS = ("edge3", "edge8", "edge_distractors", "tiny_mnist", "xor", "not_and")
 """Problems that come with the package; any other name is a folder or `.npz` of images."""
@@ -53,7 +54,9 @@ class ProblemConfig:
         if not 1 <= self.bits <= 8:
             raise UserError("too many or too few bits", setting="bits", remedy="give 1 to 8")
         if not 1 <= self.size <= 8:
-            raise UserError("an image of that size", setting="size", remedy="give 1 to 8")
+            raise UserError("no image of that size", setting="size", remedy="give 1 to 8")
+        check_seed(self.distractor_seed, "distractor_seed")
+        check_seed(self.split_seed, "split_seed")
         if not 0.0 < self.test_share < 1.0:
             raise UserError("not a part", setting="test_share", remedy="give 0 to 1")
 

@@ -8,7 +8,7 @@ from fivefold import Run, Task, UserError
 from fivefold.errors import nearest
 
 from ._words import SAMPLERS, TASK, EngineName, Padding, TestKind
-from .config import QuarkConfig
+from .config import QuarkConfig, check_seed
 from .groups import PROBLEM, ProblemConfig
 
 BASELINES = ("random", "random_racing", "exhaustive", "parameter_shift", "logistic_regression")
@@ -28,6 +28,7 @@ class QuantumConfig:
     """Draw P(w) and the success curve into the run folder."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in self.baselines:
             if name != "auto" and name not in BASELINES:
                 raise UserError(
@@ -47,6 +48,7 @@ class QuantumPlanConfig:
     """Random weights, and random samples of each, from which scores are predicted."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.looked_at < 2:
             raise UserError("too few weights to judge by", setting="looked_at", remedy="2 or more")
 
@@ -59,6 +61,9 @@ class QuantumExportConfig:
     """File to write; empty: `circuit.qasm` in the run folder; `-`: standard output."""
     seed: int = 0
     """Seed of what theta is estimated from, where k is not given."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 def check_pair(config: object, run: Run) -> None:

@@ -164,7 +164,16 @@ def _called(reference: str) -> Any:
             value=reference,
             remedy=f"{nearest(reference, SAMPLERS)}, or package.module:factory",
         )
-    return _imported(module, function)()
+    make = _imported(module, function)
+    try:
+        return make()
+    except TypeError as error:
+        raise UserError(
+            f"{reference} cannot be called: {error}",
+            setting="optimization.sampler",
+            value=reference,
+            remedy="name what can be called without arguments",
+        ) from error
 
 
 def _instantiated(given: Mapping[str, Any]) -> Any:
