@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from fivefold import UserError
@@ -85,6 +87,44 @@ def test_saves_and_loads(tmp_path):
     assert loaded.get_params() == clone(fitted).get_params()
 
 
+def test_a_file_keeps_the_names_of_features_and_numbers_of_numpy(tmp_path):
+    fitted = QuarkClassifier(max_shots=np.int64(30), random_state=np.int64(3))
+    fitted.fit(EDGES.features, EDGES.labels)
+    fitted.feature_names_in_ = np.array([f"pixel{i}" for i in range(9)], dtype=object)
+    fitted.save(tmp_path / "quark.json")
+    loaded = QuarkClassifier.load(tmp_path / "quark.json")
+    assert list(loaded.feature_names_in_) == [f"pixel{i}" for i in range(9)]
+    assert (loaded.max_shots, loaded.random_state) == (30, 3)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("classes", [False], "classes are not two"),
+        ("classes", None, "classes are not two"),
+        ("classes", [0, 1, 2], "1 weights of 3 classes"),
+        ("weights", [], "0 weights of 2 classes"),
+        ("train_accuracies", [], "train_accuracies"),
+        ("thresholds", None, "thresholds do not go"),
+        ("thresholds", [0.5], "one number for each feature"),
+        ("thresholds", [None] * 9, "one number for each feature"),
+        ("feature_names", ["a"], "feature_names"),
+        ("settings", {"binarize": "median"}, "binarize=median"),
+    ],
+)
+def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path, part, value, said):
+    file = tmp_path / "quark.json"
+    QuarkClassifier(max_shots=20, binarize="mean").fit(EDGES.features, EDGES.labels).save(file)
+    file.write_text(json.dumps({**json.loads(file.read_text()), part: value}))
+    with pytest.raises(UserError, match=said):
+        QuarkClassifier.load(file)
+
+
+def test_weights_of_samples_below_zero_are_refused():
+    with pytest.raises(ValueError, match="Negative"):
+        QuarkClassifier().fit(EDGES.features, EDGES.labels, np.where(EDGES.labels == 1, 1, -1))
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"fivefold_quark": 9}', "[1, 2]"])
 def test_a_file_that_is_no_classifier_is_refused(tmp_path, text):
     (tmp_path / "wrong.json").write_text(text)
@@ -119,7 +159,15 @@ def test_data_that_cannot_be_learnt_from_is_refused(features, labels, said):
     [
         ({"engine": "tensro"}, "unknown engine.*tensor"),
         ({"test": "chebychev"}, "unknown test.*chebyshev"),
-        ({"max_shots": 0}, "measurement in the budget"),
+        ({"max_shots": 0}, r"measurement in the budget \(max_shots=0\)"),
+        ({"max_shots": "10"}, r"no number \(max_shots=10\)"),
+        ({"max_shots": None}, r"no number \(max_shots=null\)"),
+        ({"test": "replicas", "m": 2.5}, r"no number \(m=2\.5\); give a whole number"),
+        ({"target_accuracy": "high"}, "target_accuracy=high"),
+        ({"L": 4}, r"even degree 4 \(L\)"),
+        ({"schedule": "plan"}, r"schedule=plan.*planner"),
+        ({"padding": "mar"}, r"padding=mar.*mark"),
+        ({"model": 3}, r"no model \(model=3\)"),
         ({"model": "masked"}, "masked_or"),
         ({"block_bits": 40}, "no simulator holds"),
         ({"binarize": "median"}, "mean"),

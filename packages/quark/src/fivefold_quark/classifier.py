@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from ._words import EngineName, Padding, TestKind
 from .amplify.optimizer import QuarkOptimizer
 from .config import (
+    SCHEDULES,
     BudgetConfig,
     CoherentTestConfig,
     QuarkConfig,
@@ -34,6 +37,20 @@ from .groups import MODELS
 SCHEMA = 1
 BINARIZE = ("none", "mean")
 MULTICLASS = ("none", "one_vs_rest")
+_NUMBERS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (Integral, "give a whole number", ("bits", "L", "m", "k", "max_shots", "block_bits")),
+    (Real, "give a number", ("tau", "target_accuracy", "epsilon", "max_queries", "max_seconds")),
+)
+_PLANNED = ("L", "m", "k", "tau", "target_accuracy")
+"""Settings that may be `None`."""
+_NAMED_HERE = {
+    "kind": "schedule",
+    "shots": "max_shots",
+    "model_queries": "max_queries",
+    "seconds": "max_seconds",
+    "optimization.budget": "max_queries",
+}
+"""What the classifier calls settings of the optimiser; others keep their last word."""
 
 
 class InputError(UserError, ValueError):
@@ -137,9 +154,14 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 the data is at fault.
         """
         self._check_settings()
+        with _settings_named_here():
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> QuarkClassifier:  # noqa: N803
         X, y = validate_data(self, X, y)  # noqa: N806
         check_classification_targets(y)
-        weights = np.asarray(_check_sample_weight(sample_weight, X), dtype=np.float64)
+        checked = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        weights = np.asarray(checked, dtype=np.float64)
         self.classes_, labels = np.unique(y, return_inverse=True)
         self._check_classes()
         self.thresholds_ = X.mean(0) if self.binarize == "mean" else None
@@ -185,7 +207,7 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 value=type(self.model).__name__,
                 remedy=f"use one of {', '.join(MODELS)}",
             )
-        seed = self.random_state if isinstance(self.random_state, int) else None
+        seed = self.random_state if isinstance(self.random_state, Integral) else None
         record = {
             "fivefold_quark": SCHEMA,
             "settings": {**self.get_params(deep=False), "random_state": seed},
@@ -195,7 +217,10 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "thresholds": None if self.thresholds_ is None else self.thresholds_.tolist(),
             "num_features": self.n_features_in_,
         }
-        Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if hasattr(self, "feature_names_in_"):
+            record["feature_names"] = self.feature_names_in_.tolist()
+        text = json.dumps(record, indent=1, default=_plain)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> QuarkClassifier:
@@ -218,6 +243,9 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             made.train_accuracies_ = [float(value) for value in record["train_accuracies"]]
             thresholds = record["thresholds"]
             made.thresholds_ = None if thresholds is None else np.array(thresholds, dtype=float)
+            if "feature_names" in record:
+                made.feature_names_in_ = np.array(record["feature_names"], dtype=object)
+            made._check_loaded()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"cannot read a classifier: {error}",
@@ -229,8 +257,46 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------- inside
 
+    def _check_loaded(self) -> None:
+        """Refuse parts of a file that do not fit each other.
+
+        Raises:
+            ValueError: naming the part.
+        """
+        self._check_settings()
+        width = (self.n_features_in_,)
+        if self.classes_.ndim != 1 or len(self.classes_) < 2:
+            raise ValueError("classes are not two or more")
+        if len(self.weights_) != len(self._targets()):
+            raise ValueError(f"{len(self.weights_)} weights of {len(self.classes_)} classes")
+        if len(self.train_accuracies_) != len(self.weights_):
+            raise ValueError("train_accuracies are not one for each of the weights")
+        if (self.thresholds_ is None) != (self.binarize == "none"):
+            raise ValueError(f"thresholds do not go with binarize={self.binarize}")
+        if self.thresholds_ is not None and (
+            self.thresholds_.shape != width or not np.isfinite(self.thresholds_).all()
+        ):
+            raise ValueError("thresholds are not one number for each feature")
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None and names.shape != width:
+            raise ValueError("feature_names are not one for each feature")
+
     def _check_settings(self) -> None:
-        for name, known in (("binarize", BINARIZE), ("multiclass", MULTICLASS)):
+        for kind, remedy, names in _NUMBERS:
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, kind) and not (value is None and name in _PLANNED):
+                    raise InputError("no number", setting=name, value=value, remedy=remedy)
+        is_model = isinstance(self.model, str) or hasattr(self.model, "predict")
+        if not (is_model or callable(self.model)):
+            remedy = f"use one of {', '.join(MODELS)}, a Model, or a function that makes one"
+            raise InputError("no model", setting="model", value=self.model, remedy=remedy)
+        for name, known in (
+            ("schedule", SCHEDULES),
+            ("padding", tuple(Padding)),
+            ("binarize", BINARIZE),
+            ("multiclass", MULTICLASS),
+        ):
             value = getattr(self, name)
             if value not in known:
                 remedy = nearest(str(value), known)
@@ -311,3 +377,22 @@ class QuarkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             block_bits=self.block_bits,
             seed=seed,
         )
+
+
+@contextmanager
+def _settings_named_here() -> Iterator[None]:
+    """Let errors of the optimiser name the classifier's setting."""
+    try:
+        yield
+    except InputError:
+        raise
+    except UserError as error:
+        name = _NAMED_HERE.get(error.setting, error.setting.rpartition(".")[2])
+        raise error.located(name) from error.__cause__
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy's, as grid searches set them, as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
