@@ -259,6 +259,9 @@ def test_samples_that_cannot_be_learnt_are_refused(features, labels, said):
         ({"name": "tiny_mnist", "digits": [6, 12]}, "no image of class 12.*digits"),
         ({"name": "tiny_mnist", "digits": [6, 6]}, "cannot be told"),
         ({"name": "edge_distractors", "weights": 5}, "fewer than the 8 lines"),
+        ({"name": "edge3", "model": "perceptron"}, "not a setting of edge3.*model=perceptron"),
+        ({"name": "edge8", "weights": 12}, "not a setting of edge8.*edge_distractors"),
+        ({"name": "tiny_mnist", "weights": 12}, "not a setting of tiny_mnist"),
     ],
 )
 def test_settings_that_make_no_problem_are_refused(settings, said):

@@ -15,6 +15,9 @@ from ..problem import Model, Training
 from ..weights import TERNARY, WeightSpec
 from . import edge, images, warm_ups
 
+_OF_IMAGES = ("digits", "model", "bits", "size", "weighting", "test_share")
+_OF_DISTRACTORS = ("weights", "distractor_seed")
+
 
 def choose_problem(config: ProblemConfig) -> Training:
     """Return the problem that settings name.
@@ -22,6 +25,7 @@ def choose_problem(config: ProblemConfig) -> Training:
     Raises:
         UserError: no such problem, file or folder, or settings that it cannot take.
     """
+    _refuse_unused(config)
     split = config.split_seed if config.split else None
     match config.name:
         case "edge3":
@@ -42,6 +46,26 @@ def choose_problem(config: ProblemConfig) -> Training:
         remedy = f"{nearest(config.name, PROBLEMS)}, or name a folder or .npz of images"
         raise UserError("no such problem", setting="problem", value=config.name, remedy=remedy)
     return _tiny(config, images.read_images(config.name))
+
+
+def _refuse_unused(config: ProblemConfig) -> None:
+    """Refuse settings that a problem would not look at: what runs is not what was meant."""
+    has_lines = config.name == "edge_distractors"
+    has_images = config.name == "tiny_mnist" or config.name not in PROBLEMS
+    plain = ProblemConfig()
+    for names, is_used, users in (
+        (_OF_IMAGES, has_images, "tiny_mnist, or to images of yours"),
+        (_OF_DISTRACTORS, has_lines, "edge_distractors"),
+    ):
+        for name in () if is_used else names:
+            value = getattr(config, name)
+            if value != getattr(plain, name):
+                raise UserError(
+                    f"not a setting of {config.name}",
+                    setting=f"problem.{name}",
+                    value=value,
+                    remedy=f"it belongs to {users}; leave it out",
+                )
 
 
 def _tiny(config: ProblemConfig, found: images.Images) -> Training:
