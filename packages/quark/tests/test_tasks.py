@@ -140,6 +140,21 @@ def test_a_circuit_that_cannot_fit_is_refused_with_its_numbers(here):
     assert "optimization.engine=gates" in line
 
 
+def test_an_engine_that_takes_no_such_model_is_refused_with_the_reason(here):
+    words = ["problem=edge_distractors", "problem.weights=20", "optimization.engine=gates"]
+    line = refusal("quantum plan", *words)
+    assert "has no circuit (optimization.engine=gates); choose engine=tensor" in line
+    assert "nan" not in line
+
+
+def test_a_search_that_ends_among_its_first_draws_says_why_nothing_is_drawn(here, capsys):
+    words = ["problem=xor", "optimization.schedule.first=64", "baselines=[]"]
+    status, _ = ran(here, "quantum", *words, *_QUICK)
+    assert status == 0
+    assert not (here / "run" / "quantum.png").exists()
+    assert "no quantum.png" in capsys.readouterr().err
+
+
 def test_users_images_are_a_problem(here):
     random = np.random.default_rng(0)
     labels = np.arange(60) % 2

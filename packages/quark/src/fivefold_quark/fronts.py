@@ -123,8 +123,11 @@ def _named(problem: Training, result: OptimizationResult) -> str:
 
 
 def _draw(result: OptimizationResult, settings: Any, problem: Training, run: Run) -> None:
+    if result.method != "quark" or problem.register.num_bits > _DRAWN_BITS:
+        return
     plan = result.details.get("plan")
-    if plan is None or problem.register.num_bits > _DRAWN_BITS:
+    if plan is None:
+        run.note("no quantum.png: the search ended among its first draws, before any iteration")
         return
     path = Path(run.folder) / "quantum.png"
     plot_result(path, problem, plan.test, plan.k, result, settings.epsilon)
@@ -167,13 +170,13 @@ def refuse_what_does_not_fit(found: Explanation) -> None:
         UserError: with the numbers, and what to change.
     """
     chosen = found.chosen
-    if not chosen["fits"]:
-        raise UserError(
-            f"{chosen['qubits']} qubits need {chosen['memory_gib']:.3g} GiB",
-            setting="optimization.engine",
-            value=found.engine,
-            remedy=str(chosen["advice"]) or "choose another engine",
-        )
+    if chosen["fits"]:
+        return
+    problem = f"{chosen['qubits']} qubits need {chosen['memory_gib']:.3g} GiB"
+    remedy = str(chosen["advice"]) or "choose another engine"
+    if not np.isfinite(chosen["memory_gib"]):  # the engine takes no such problem: why, and a remedy
+        problem, _, remedy = remedy.partition("; ")
+    raise UserError(problem, setting="optimization.engine", value=found.engine, remedy=remedy)
 
 
 def export(config: QuantumExportConfig, run: Run) -> None:
