@@ -119,6 +119,13 @@ def test_relaxation_decays_towards_zero():
         noise_model(Noise(t1=10.0, t2=30.0))
 
 
+@pytest.mark.parametrize(("setting", "times"), [("t1", (-5.0, 1.0)), ("t2", (10.0, 30.0))])
+def test_times_that_no_qubit_has_are_refused_by_their_setting(setting, times):
+    with pytest.raises(UserError) as refused:
+        NoiseConfig(t1=times[0], t2=times[1])
+    assert refused.value.setting == setting
+
+
 def test_noise_can_be_that_of_a_backend():
     backend = GenericBackendV2(12, seed=3)
     assert isinstance(noise_model(backend), NoiseModel)

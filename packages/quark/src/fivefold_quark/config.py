@@ -181,6 +181,8 @@ class NoiseConfig:
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise UserError("not a probability", setting=name, value=value, remedy="0 to 1")
+        if self.t1 < 0.0:
+            raise UserError("no time", setting="t1", value=self.t1, remedy="give 0 (none) or more")
         if (self.t1 or self.t2) and not 0.0 < self.t2 <= 2.0 * self.t1:
             remedy = "give t2 above 0, at most twice t1"
             raise UserError("times no qubit has", setting="t2", value=self.t2, remedy=remedy)

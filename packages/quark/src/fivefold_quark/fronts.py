@@ -198,4 +198,4 @@ def export(config: QuantumExportConfig, run: Run) -> None:
         return
     path = Path(config.output) if config.output else Path(run.folder) / "circuit.qasm"
     run.write_text(path, text)
-    run.note(f"{shot.test.label}, k = {shot.k}, {footprint.qubits} qubits: {path.name}")
+    run.note(f"{shot.test.label}, k = {shot.k}, {footprint.qubits} qubits: {path}")
