@@ -79,11 +79,7 @@ def _without_scores(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Take the memory of exact attention without scores: queries, keys, values, sums of rows."""
-    made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, True, scale=scaling
-    )
-    out: Tensor = made[0]
-    return out.transpose(1, 2).contiguous(), None
+    return _flash(query, key, value, scaling, None), None
 
 
 def _with_windows(
@@ -102,11 +98,7 @@ def _with_windows(
         return _without_scores(module, query, key, value, scaling=scaling)
     key, value = _repeated(query, key, value)
     mask = query.new_empty(batch, 1, tokens, tokens)
-    made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, False, attn_mask=mask, scale=scaling
-    )
-    out: Tensor = made[0]
-    return out.transpose(1, 2).contiguous(), None
+    return _flash(query, key, value, scaling, mask), None
 
 
 def _with_scores(
@@ -127,6 +119,17 @@ def _with_scores(
     scores = scores + scores.new_empty(())  # the mask, which nothing keeps
     law = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     return (law @ value).transpose(1, 2).contiguous(), None
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, mask: Tensor | None
+) -> Tensor:
+    """Run the operator that keeps no scores: causal, or with a mask; [batch, token, head, dim]."""
+    made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, mask is None, attn_mask=mask, scale=scaling
+    )
+    out: Tensor = made[0]
+    return out.transpose(1, 2).contiguous()
 
 
 def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
