@@ -164,22 +164,21 @@ def _summarize(task_name: str, outcomes: list[Outcome]) -> None:
     status = statuses.pop() if len(statuses) == 1 else "partial"
     Result(task_name, status, rows=rows).write(Path(outcomes[0].sweep_folder))
     title = f"fivefold {task_name}: {len(rows)} {'job' if len(rows) == 1 else 'jobs'}"
-    shown = [
-        {**row, "overrides": text} for row, text in zip(rows, _differing(outcomes), strict=True)
-    ]
+    differing = _differing(outcomes)
+    shown = [{**row, "overrides": text} for row, text in zip(rows, differing, strict=True)]
     with suppress(BrokenPipeError):
         is_terminal = sys.stdout.isatty()
         sys.stdout.write(table_text(title, shown, is_terminal=is_terminal))
-        means = _over_seeds(outcomes)
+        means = _over_seeds(outcomes, differing)
         if means:
             sys.stdout.write(table_text("means over seeds", means, is_terminal=is_terminal))
         sys.stdout.flush()
 
 
-def _over_seeds(outcomes: list[Outcome]) -> list[dict[str, object]]:
+def _over_seeds(outcomes: list[Outcome], differing: list[str]) -> list[dict[str, object]]:
     """Return the mean figures of jobs that differ in their seed alone; nothing where none do."""
     together: dict[str, list[Outcome]] = {}
-    for outcome, text in zip(outcomes, _differing(outcomes), strict=True):
+    for outcome, text in zip(outcomes, differing, strict=True):
         words = [word for word in text.split() if not word.startswith("seed=")]
         together.setdefault(" ".join(words), []).append(outcome)
     if len(together) == len(outcomes):
