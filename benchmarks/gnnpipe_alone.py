@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,11 +52,13 @@ def measure_alone(case: Case, result: Result, out: Path) -> None:
     """Measure what the executor costs with nothing to divide, and how it grows."""
     data = load_graph(DataConfig(**case.data))
     config = ModelConfig(name="gcnii", layers=min(case.layers, 8), hidden=case.hidden)
-    plain, ours = _pyg_epochs(data, config), _exact_epochs(data, config)
+    plan = make_plan(config, data.num_features, data.num_classes)
+    method = build_method(GNNPipeConfig(stages=1, mode=Mode.EXACT), plan, data, session_of())
+    plain = pyg_step(data, config, torch.device("cpu"))
     times: dict[str, list[float]] = {"pyg": [], "gnnpipe": []}
-    for _ in range(3 + 5):  # interleaved: what else the machine does falls on both
-        times["pyg"].append(next(plain))
-        times["gnnpipe"].append(next(ours))
+    for index in range(3 + 5):  # interleaved: what else the machine does falls on both
+        times["pyg"].append(_seconds(plain))
+        times["gnnpipe"].append(_seconds(lambda index=index: method.epoch(index)))  # type: ignore[misc]
     pyg, pipe = (median(times[name][3:]) for name in ("pyg", "gnnpipe"))
     result.figures["plain_overhead"] = pipe / pyg
     result.rows.append({"part": "alone", "seconds_pyg": pyg, "seconds_one_chunk": pipe})
@@ -65,33 +67,31 @@ def measure_alone(case: Case, result: Result, out: Path) -> None:
     draw_growth(rows, out / "growth.png")
 
 
-def _pyg_epochs(data: GraphData, config: ModelConfig) -> Iterator[float]:
+def pyg_step(data: GraphData, config: ModelConfig, device: torch.device) -> Callable[[], None]:
+    """Return what trains plain PyG's GCNII for an epoch."""
     torch.manual_seed(0)
-    model = PlainGCNII(data.num_features, data.num_classes, config).train()
+    model = PlainGCNII(data.num_features, data.num_classes, config).to(device).train()
     index, weight = gcn_norm(data.edge_index, None, data.num_nodes, False, True)
     adjacency = torch.sparse_coo_tensor(
         index.flip(0), weight, (data.num_nodes, data.num_nodes), check_invariants=False
     ).to_sparse_csr()
+    adjacency, x, y = adjacency.to(device), data.x.to(device), data.y.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    known = data.train_mask & (data.y >= 0)
-    while True:
-        begin = time.perf_counter()
+    known = (data.train_mask & (data.y >= 0)).to(device)
+
+    def step() -> None:
         optimizer.zero_grad()
-        logits = model(data.x, adjacency)
-        nn.functional.cross_entropy(logits[known], data.y[known]).backward()
+        logits = model(x, adjacency)
+        nn.functional.cross_entropy(logits[known], y[known]).backward()
         optimizer.step()
-        yield time.perf_counter() - begin
+
+    return step
 
 
-def _exact_epochs(data: GraphData, config: ModelConfig) -> Iterator[float]:
-    plan = make_plan(config, data.num_features, data.num_classes)
-    method = build_method(GNNPipeConfig(stages=1, mode=Mode.EXACT), plan, data, session_of())
-    index = 0
-    while True:
-        begin = time.perf_counter()
-        method.epoch(index)
-        index += 1
-        yield time.perf_counter() - begin
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _growth(case: Case) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,17 @@
 
 `python benchmarks/runtime_gpu.py [--quick] [--out DIR]` measures everything it prints in one run,
 in bfloat16, and writes `DIR/result.json`. Without CUDA it says so and ends with status 1; `--tiny`
-runs the same code over tiny models on the CPU, where the figures mean nothing. Figures, for the
-default model (`smollm2`) and a random one of the shape of Llama 3.1 8B (`8b`):
+runs the same code over tiny models on the CPU, where the figures mean nothing. Figures, for random
+weights of the shapes of the default model (`smollm2`) and of Llama 3.1 8B (`8b`):
 
 - `gpu_plain_share_of_bandwidth_{smollm2,8b}`: time of reading the weights of a pass once at the
   bandwidth measured in the same run, over a plain pass of one token behind 256, the host included;
 - `gpu_t{n}_over_t1_{smollm2,8b}`: a pass over n tokens, 2 to 256, over one of one token;
 - `gpu_ratio_to_transformers_{smollm2,8b}`: tokens/s of plain decoding over transformers' `generate`
-  with a static cache, compiled as it does by itself, in turns: the median of the ratios.
+  with a static cache, compiled as it does by itself, in turns: the median of the ratios;
+- `gpu_attention_8k_share_of_bandwidth`: keys and values of 8,192 slots (32 heads, 8 of keys, of 128
+  numbers) at that bandwidth over the time of tree attention, batches of 1 and 8, 1 and 8 nodes, the
+  worst; `gpu_attention_8k_over_sdpa`: torch's time for the same over ours, likewise.
 """
 
 from __future__ import annotations
@@ -17,20 +20,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from contestants import Contestant, ours, static_stock
 from fivefold.result import Result
-from fivefold_lm import LanguageModel, ModelConfig, load_model
+from fivefold_kernels.decoder.gpu import triton_operations
+from fivefold_lm import LanguageModel
 from fivefold_lm.kernels import choose_gpu_kernels, speed_up, speedup_of
-from fivefold_lm.loading import DEFAULT
 from fivefold_lm.static import StaticDecoder
 from fivefold_lm.testing import Replays, run_statically, tiny_model, tiny_tokenizer
 from runtime import interleaved_seconds, one_pass, timed
+from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -48,6 +54,16 @@ EIGHT_B: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+SMOLLM2: dict[str, Any] = EIGHT_B | {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+SLOTS, HEADS, KV_HEADS, DIM = 8192, 32, 8, 128  # of attention measured alone
 
 
 @dataclass(frozen=True)
@@ -73,9 +89,10 @@ def main() -> int:
     result = Result("benchmarks/runtime_gpu")
     result.environment |= {"quick_case": options.quick, "tiny": options.tiny, **vars(case)}
     result.environment["gpu"] = None if options.tiny else torch.cuda.get_device_name()
-    makers: dict[str, Callable[[], LanguageModel]] = {"smollm2": smollm2, "8b": eight_b}
-    for name, make in makers.items():
-        model = tiny() if options.tiny else make()
+    if not options.tiny:
+        measure_attention(result)
+    for name, shape in (("smollm2", SMOLLM2), ("8b", EIGHT_B)):
+        model = tiny() if options.tiny else random_model(shape)
         measure_curve(name, model, case, result)
         measure_transformers(name, model, case, result)
         del model  # both at once may not fit
@@ -95,22 +112,16 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def smollm2() -> LanguageModel:
-    """Return the default model on the GPU."""
-    config = ModelConfig(name=DEFAULT, dtype="bfloat16", device="cuda", kernels="triton")
-    return load_model(config, print)
-
-
-def eight_b() -> LanguageModel:
-    """Return a random model of the shape of Llama 3.1 8B on the GPU, which never ends a text."""
+def random_model(shape: dict[str, Any]) -> LanguageModel:
+    """Return a model with random weights on the GPU, which never ends a text."""
     auto: Any = AutoModelForCausalLM
     with torch.device("cuda"):
-        module = auto.from_config(LlamaConfig(**EIGHT_B), dtype=torch.bfloat16)
+        module = auto.from_config(LlamaConfig(**shape), dtype=torch.bfloat16)
     module = module.eval().requires_grad_(False)
     kernels = choose_gpu_kernels("triton", module.device)
     assert kernels is not None
     speed_up(module, kernels, print)
-    return LanguageModel.wrap(module, tiny_tokenizer(32), "8b")
+    return LanguageModel.wrap(module, tiny_tokenizer(32), "random")
 
 
 def tiny() -> LanguageModel:
@@ -146,6 +157,67 @@ def measure_curve(name: str, model: LanguageModel, case: Case, result: Result) -
         print(row, flush=True)
         if nodes > 1:
             result.figures[f"gpu_t{nodes}_over_t1_{name}"] = times[nodes] / times[1]
+
+
+def measure_attention(result: Result) -> None:
+    """Time tree attention over a long cache, torch's beside it, as a CUDA graph runs them."""
+    shares, ratios = [], []
+    for batch in (1, 8):
+        shape = (batch, KV_HEADS, SLOTS, DIM)
+        copies = max(2, 8 // batch)  # more than a GPU's cache holds
+        caches = [
+            [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+            for _ in range(copies)
+        ]
+        size = sum(each.nbytes for each in caches[0])
+        buffers = [torch.ones(size // 4, device="cuda") for _ in range(copies)]
+        bound = graph_seconds([buffer.sum for buffer in buffers])
+        for nodes in (1, 8):
+            query = torch.randn(batch, nodes, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
+            seen = torch.ones(batch, nodes, nodes, dtype=torch.bool, device="cuda").tril()
+            lengths = torch.full((batch,), SLOTS - nodes, device="cuda")
+            attend = triton_operations().attention(lengths, seen, SLOTS)
+            ours = graph_seconds([partial(attend, query, k, v, DIM**-0.5) for k, v in caches])
+            rows = query.transpose(1, 2)
+            causal = torch.ones(nodes, SLOTS, dtype=torch.bool, device="cuda").tril(SLOTS - nodes)
+            mask = None if nodes == 1 else causal
+            theirs = graph_seconds([partial(sdpa, rows, k, v, mask) for k, v in caches])
+            shares.append(bound / ours)
+            ratios.append(theirs / ours)
+            row: dict[str, object] = {"what": "attention", "batch": batch, "nodes": nodes}
+            row |= {"us": 1e6 * ours, "share": shares[-1], "over_sdpa": ratios[-1]}
+            result.rows.append(row)
+            print(row, flush=True)
+    result.figures["gpu_attention_8k_share_of_bandwidth"] = min(shares)
+    result.figures["gpu_attention_8k_over_sdpa"] = min(ratios)
+
+
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend by torch's own kernels."""
+    return functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+
+
+def graph_seconds(calls: Sequence[Callable[[], object]], repeats: int = 9) -> float:
+    """Return the median seconds of a call when a CUDA graph runs all of them in a row."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    times = []
+    for _ in range(repeats + 1):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(float(begin.elapsed_time(end)) / 1000 / len(calls))
+    return statistics.median(times[1:])
 
 
 def finished(call: Callable[[], object], device: torch.device) -> Callable[[], None]:

@@ -24,6 +24,7 @@ from .native.machine import INSTRUCTION_SETS
 from .triton_modules import DEVICES
 
 OUT, IN = 4096, 2048  # of the matrix: larger than the caches near the cores in every format
+GPU_ROWS = 128  # whose bits are compared
 SLOTS, HEADS, KV_HEADS, DIM = 4096, 8, 4, 64  # of the KV cache
 SCALE = 0.1  # of scores
 TOLERANCE = 1e-4  # of the largest number: what orders of summation explain
@@ -180,14 +181,16 @@ def _gpu() -> tuple[torch.device, str]:
 
 def _gpu_linear(device: torch.device, format: Format, rows: Sequence[int]) -> Finding:
     dtype = _GPU_FORMATS[format]
-    weight, x = _numbers(OUT, IN).to(device, dtype), _numbers(max(*rows, 8), IN).to(device, dtype)
+    weight, x = _numbers(OUT, IN).to(device, dtype), _numbers(max(*rows, GPU_ROWS), IN)
+    x = x.to(device, dtype)
     together = linear_gpu.float_linear(x, weight)
-    alone = torch.cat([linear_gpu.float_linear(row[None], weight) for row in x[:8]])
+    parts = [x[:8].split(1), x[8:].split(GPU_ROWS // 2)]  # tiles of each shape
+    alone = torch.cat([linear_gpu.float_linear(some, weight) for part in parts for some in part])
     return Finding(
         f"linear {format.name}",
         "triton",
         error=_error(together[:4].cpu(), float_linear(x[:4].cpu(), weight.cpu())),
-        row_invariant=torch.equal(together[:8], alone),
+        row_invariant=torch.equal(together, alone),
         seconds=tuple(
             gpu_seconds(lambda n=n: linear_gpu.float_linear(x[:n], weight))  # type: ignore[misc]
             for n in rows

@@ -32,8 +32,8 @@ def tree_attention(
     """
     batch, nodes, heads, _ = query.shape
     slots, pending = key.shape[2], visible.shape[2]
-    slot = torch.arange(slots)
-    seen = torch.zeros(batch, nodes, slots, dtype=torch.bool)
+    slot = torch.arange(slots, device=key.device)
+    seen = torch.zeros(batch, nodes, slots, dtype=torch.bool, device=key.device)
     for row in range(batch):
         length = int(lengths[row])
         seen[row] = slot < length

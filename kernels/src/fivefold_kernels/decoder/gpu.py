@@ -7,7 +7,7 @@ which say the same in torch and run anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +28,9 @@ from .weights import DecoderWeights, FloatMatrix
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """From query [batch, node, head, dim], keys and values [batch, kv_head, slot, dim] and scale."""
 
+Weights = Sequence[Tensor]
+Biases = Sequence[Tensor | None]
+
 
 @runtime_checkable
 class Product(Protocol):
@@ -46,8 +49,9 @@ class Operations:
 
     name: str
     float_linear: Product
+    three_linears: Callable[[Tensor, Weights, Biases], tuple[Tensor, ...]]
+    gated_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
     rms_norm: Callable[[Tensor, Tensor, float, torch.dtype], Tensor]
-    silu_mul: Callable[[Tensor, Tensor, torch.dtype], Tensor]
     rotate_and_store: Callable[..., Tensor]
     attention: Callable[[Tensor, Tensor, int], Attend]
     """Prepares attention for all layers: from lengths [batch], visible [batch, node, pending] and
@@ -73,8 +77,9 @@ def triton_operations() -> Operations:
     return Operations(
         "triton",
         linear.float_linear,
+        linear.three_linears,
+        linear.gated_linear,
         pointwise.rms_norm,
-        pointwise.silu_mul,
         pointwise.rotate_and_store,
         prepared,
     )
@@ -92,8 +97,9 @@ def plain_operations() -> Operations:
     return Operations(
         "plain",
         plain_linear.float_linear,
+        plain_linear.three_linears,
+        plain_linear.gated_linear,
         plain_pointwise.rms_norm,
-        plain_pointwise.silu_mul,
         plain_pointwise.rotate_and_store,
         prepared,
     )
@@ -141,17 +147,21 @@ def static_pass(
     def product(matrix: FloatMatrix, x: Tensor, add: Tensor | None = None) -> Tensor:
         return o.float_linear(x, matrix.weight, matrix.bias, add)
 
-    def heads_of(matrix: FloatMatrix, x: Tensor, norm: Tensor | None = None) -> Tensor:
-        flat = product(matrix, x).view(-1, w.dim)
+    def heads_of(product: Tensor, norm: Tensor | None = None) -> Tensor:
+        flat = product.view(-1, w.dim)
         normed = flat if norm is None else o.rms_norm(flat, norm, w.eps, torch.float32)
         return normed.view(len(rows), -1, w.dim)
 
     for layer, key, value in zip(w.layers, keys, values, strict=True):
         normed = o.rms_norm(rows, layer.input_norm, w.eps, dtype)
+        three = layer.query, layer.key, layer.value
+        projected = o.three_linears(
+            normed, [each.weight for each in three], [each.bias for each in three]
+        )
         query = o.rotate_and_store(
-            heads_of(layer.query, normed, layer.query_norm),
-            heads_of(layer.key, normed, layer.key_norm),
-            heads_of(layer.value, normed),
+            heads_of(projected[0], layer.query_norm),
+            heads_of(projected[1], layer.key_norm),
+            heads_of(projected[2]),
             *angles,
             slots,
             key,
@@ -160,7 +170,8 @@ def static_pass(
         mixed = attend(query.view(batch, nodes, w.heads, w.dim), key, value, w.scale)
         rows = product(layer.output, mixed.reshape(len(rows), -1).to(dtype), rows)
         normed = o.rms_norm(rows, layer.post_norm, w.eps, dtype)
-        gated = o.silu_mul(product(layer.gate, normed), product(layer.up, normed), dtype)
+        gate, up = layer.gate, layer.up
+        gated = o.gated_linear(normed, gate.weight, up.weight, gate.bias, up.bias)
         rows = product(layer.down, gated, rows)
     last = o.rms_norm(rows, w.final_norm, w.eps, torch.float32)
     logits = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ..pointwise.reference import silu_mul
 
 GROUP = 32
 """Inputs that share a scale in Q4 and Q8, as in GGUF blocks."""
@@ -78,3 +81,39 @@ def float_linear(
     for term in (bias, add):
         product = product if term is None else product + term.double()
     return product.float()
+
+
+def three_linears(
+    x: Float[Tensor, "row in"],
+    weights: Sequence[Float[Tensor, "out in"]],
+    biases: Sequence[Float[Tensor, " out"] | None],
+) -> tuple[Float[Tensor, "row out"], ...]:
+    """Multiply rows with three matrices, such as a layer's query, key and value.
+
+    Args:
+        x: rows, in the dtype of the weights.
+        weights: three, of any numbers of outputs.
+        biases: what is added to each product.
+    """
+    return tuple(
+        float_linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)
+    )
+
+
+def gated_linear(
+    x: Float[Tensor, "row in"],
+    gate: Float[Tensor, "out in"],
+    up: Float[Tensor, "out in"],
+    gate_bias: Float[Tensor, " out"] | None = None,
+    up_bias: Float[Tensor, " out"] | None = None,
+) -> Float[Tensor, "row out"]:
+    """Gate a product by another of the same rows: u * g / (1 + exp(-g)), rounded once.
+
+    Args:
+        x: rows, in the dtype of the weights and of the result.
+        gate: weights of g.
+        up: weights of u.
+        gate_bias: what is added to g.
+        up_bias: what is added to u.
+    """
+    return silu_mul(float_linear(x, gate, gate_bias), float_linear(x, up, up_bias), x.dtype)

@@ -1,6 +1,6 @@
-"""RMS norm, rotary positions and SiLU times gate on a GPU, by Triton; twins of `reference.py`.
+"""RMS norm and rotary positions on a GPU, by Triton; twins of `reference.py`.
 
-A row, or a number, is computed by one program: nothing beside it changes its bits. Nothing is read
+A row is computed by one program: nothing beside it changes its bits. Nothing is read
 back from the device: a CUDA graph can hold them. All raise `UnsupportedError` where there is no
 Triton or no GPU, and for tensors that are not contiguous.
 """
@@ -15,7 +15,6 @@ from ..errors import UnsupportedError
 from ..triton_modules import check_dense, check_device, load_kernels
 
 KERNELS = f"{__package__}.gpu_kernels"
-BLOCK = 1024  # numbers that a program gates
 
 
 def rms_norm(
@@ -31,22 +30,6 @@ def rms_norm(
     out = torch.empty(rows, dim, dtype=dtype, device=x.device)
     with torch.accelerator.device_index(x.device.index):
         kernels.norm_row[(rows,)](x, weight, out, eps, dim=dim, width=power_of_two(dim))
-    return out
-
-
-def silu_mul(
-    gate: Float[Tensor, "*shape"],
-    up: Float[Tensor, "*shape"],
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "*shape"]:
-    """Gate in float32: up * gate / (1 + exp(-gate)), rounded once to `dtype`."""
-    kernels = load_kernels(KERNELS)
-    check_dense(kernels, gate, up)
-    if gate.shape != up.shape:
-        raise UnsupportedError(f"gate {tuple(gate.shape)} and up {tuple(up.shape)}")
-    out, count = torch.empty(gate.shape, dtype=dtype, device=gate.device), gate.numel()
-    with torch.accelerator.device_index(gate.device.index):
-        kernels.gate_block[(-(-count // BLOCK),)](gate, up, out, count, block=BLOCK)
     return out
 
 

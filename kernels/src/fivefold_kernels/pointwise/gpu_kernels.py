@@ -26,23 +26,6 @@ def norm_row(
     tl.store(out + at, row * scale * tl.load(weight + d, d < dim, other=0.0), d < dim)
 
 
-@triton.jit(do_not_specialize=("count",))
-@no_type_check
-def gate_block(
-    gate: tl.tensor,
-    up: tl.tensor,
-    out: tl.tensor,
-    count: tl.tensor,
-    block: tl.constexpr,
-) -> None:
-    """Gate a block of numbers: up * gate / (1 + exp(-gate))."""
-    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    is_number = at < count
-    g = tl.load(gate + at, is_number, other=0.0).to(tl.float32)
-    u = tl.load(up + at, is_number, other=0.0).to(tl.float32)
-    tl.store(out + at, u * g / (1.0 + tl.exp(-g)), is_number)
-
-
 @triton.jit(do_not_specialize=("nodes",))
 @no_type_check
 def rotate_and_store(

@@ -75,10 +75,11 @@ class ToyDrafts:
             for weight in module.parameters():
                 if weight.ndim > 1:
                     weight.data += self._noise * weight.data.std() * torch.randn_like(weight)
-            size = int(module.config.hidden_size)
-            mix = nn.Linear(2 * size, size, bias=False).requires_grad_(False)
+            size, device = int(module.config.hidden_size), self._target.device
+            mix = nn.Linear(2 * size, size, bias=False).requires_grad_(False).to(device)
         num_words = self._target.vocab_size - int(self._noise > 0)
-        words = (torch.arange(num_words).flip(0) + number) % self._target.vocab_size
+        words = torch.arange(num_words, device=device).flip(0) + number
+        words %= self._target.vocab_size
         decoder, rows = module.base_model, module.lm_head.weight.detach()[words]
         embedding: nn.Module = module.get_input_embeddings()
         assert isinstance(decoder, PreTrainedModel)

@@ -156,7 +156,7 @@ def _starts(sorted_ids: Tensor, count: int) -> Tensor:
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     with warnings.catch_warnings():  # said of every sparse CSR tensor, once a process
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
         return torch.sparse_csr_tensor(
             starts, columns.contiguous(), values, size, check_invariants=False
         )
