@@ -11,7 +11,7 @@ import math
 import sys
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent / "pictures"
 RECORD = FOLDER / "specexec_tree.json"
@@ -70,9 +70,32 @@ def shown(text: str) -> str:
     return text.replace("\n", "⏎").replace(" ", "·") or "∅"
 
 
-def draw(told: dict[str, Any]) -> str:
-    """Return the tree as SVG."""
-    parents, texts = told["parents"], [shown(text) for text in told["texts"]]
+class Look(NamedTuple):
+    """How a node's box is drawn."""
+
+    colour: str
+    shade: float
+    """Opacity of its ground."""
+    stroke: float
+    """Width of its outline."""
+
+
+def grown_look(told: dict[str, Any]) -> list[Look]:
+    """Return the boxes of a grown tree: darker the more probable, outlined where taken."""
+    taken = set(told["taken"])
+    return [
+        Look(
+            TAKEN if node in taken else DRAFTED,
+            0.08 + 0.5 * math.exp(score),
+            2 if node in taken else 0.6,
+        )
+        for node, score in enumerate(told["logp"])
+    ]
+
+
+def draw(parents: list[int], tokens: list[str], looks: list[Look]) -> str:
+    """Return a tree as SVG."""
+    texts = [shown(text) for text in tokens]
     depths: list[int] = []
     for parent in parents:
         depths.append(0 if parent < 0 else depths[parent] + 1)
@@ -95,10 +118,10 @@ def draw(told: dict[str, Any]) -> str:
         for level in range(max(depths) + 1)
     ]
     lefts = [MARGIN + sum(widths[:level]) + COLUMN * level for level in range(len(widths))]
-    taken, parts = set(told["taken"]), []
+    parts = []
     for node, parent in enumerate(parents):
         x, y = lefts[depths[node]], MARGIN + rows[node] * (HEIGHT + GAP)
-        colour = TAKEN if node in taken else DRAFTED
+        colour, shade, stroke = looks[node]
         if parent >= 0:
             start = lefts[depths[parent]] + len(texts[parent]) * CHARACTER + 2 * PAD
             above = MARGIN + rows[parent] * (HEIGHT + GAP) + HEIGHT / 2
@@ -108,11 +131,10 @@ def draw(told: dict[str, Any]) -> str:
                 f'stroke="{colour}" stroke-opacity="0.6"/>'
             )
         width = len(texts[node]) * CHARACTER + 2 * PAD
-        shade = 0.08 + 0.5 * math.exp(told["logp"][node])
         parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="4" '
             f'fill="{colour}" fill-opacity="{shade:.2f}" stroke="{colour}" '
-            f'stroke-width="{2 if node in taken else 0.6}"/>'
+            f'stroke-width="{stroke}"/>'
             f'<text x="{x + PAD:.1f}" y="{y + 15:.1f}">{escape(texts[node])}</text>'
         )
     right = lefts[-1] + widths[-1] + MARGIN
@@ -129,7 +151,8 @@ def main() -> int:
     if "--record" in sys.argv:
         record()
     told = json.loads(RECORD.read_text(encoding="utf-8"))
-    RECORD.with_suffix(".svg").write_text(draw(told), encoding="utf-8")
+    picture = draw(told["parents"], told["texts"], grown_look(told))
+    RECORD.with_suffix(".svg").write_text(picture, encoding="utf-8")
     return 0
 
 
