@@ -143,6 +143,15 @@ def test_a_finalist_is_judged_by_all_its_rounds(monkeypatch, session):
     assert planned(monkeypatch, session, FOUND).best.label == "expansion (widths=[2])"
 
 
+def test_a_lead_that_a_third_of_the_rounds_does_not_show_is_noise(monkeypatch, session):
+    uneven = [(2.0, 0.018), (2.0, 0.018), (2.0, 0.022), (2.0, 0.018), (2.0, 0.018), (2.0, 0.022)]
+    slow = dict.fromkeys(("chain (length=2)", "expansion (widths=[2])"), (1.5, 0.016))
+    tried(monkeypatch, {"none": (1.0, 0.010), "chain (length=3)": uneven, **slow})
+    assert planned(monkeypatch, session, FOUND, margin=0.03).best.method == "none"
+    uneven[2] = (2.0, 0.018)  # and another margin, as plans are remembered
+    assert planned(monkeypatch, session, FOUND, margin=0.02).best.label == "chain (length=3)"
+
+
 def test_plain_decoding_is_taken_where_trials_keep_no_promise(monkeypatch, session):
     slow = dict.fromkeys(("chain (length=3)", "chain (length=2)"), (1.5, 0.016))
     tried(monkeypatch, {"none": (1.0, 0.010), "expansion (widths=[2])": (1.02, 0.010), **slow})

@@ -34,6 +34,9 @@ _FINALISTS = 2
 """Offers that are tried for as many rounds again."""
 _HOPELESS = 0.8
 """Share of plain decoding's speed below which a promise is not worth a trial."""
+_STEADY = 0.75
+"""Share of its rounds in which an offer has to be faster than plain decoding: a lead that only some
+prompts show, or only the median, is the machine's noise as often as not."""
 _SECONDS = 1.0
 """That plain decoding takes in a round, about."""
 _TOKENS = (16, 48)
@@ -49,12 +52,14 @@ class Trial:
         seconds: of a step.
         ratio: tokens a second over plain decoding of the same prompts, the median over rounds.
         rounds: of it.
+        faster: share of them in which it was faster than plain decoding.
     """
 
     tokens: float
     seconds: float
     ratio: float
     rounds: int
+    faster: float
 
 
 Steps = list[tuple[float, float]]
@@ -84,8 +89,14 @@ def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[i
 
 
 def winner(seen: Mapping[int, Trial]) -> int:
-    """Return the place of the fastest of those that were tried longest."""
-    return max(seen, key=lambda place: (seen[place].rounds, seen[place].ratio))
+    """Return the place of the fastest of those that were tried longest and mostly won."""
+    most = max(trial.rounds for trial in seen.values())
+    steady = (
+        place
+        for place, trial in seen.items()
+        if place == 0 or (trial.rounds == most and trial.faster >= _STEADY)
+    )
+    return max(steady, key=lambda place: seen[place].ratio)
 
 
 @dataclass
@@ -174,4 +185,5 @@ def _summed(found: Steps, plain: Steps) -> Trial:
         seconds=sum(seconds for _, seconds in found) / len(found),
         ratio=median(ratios),
         rounds=len(ratios),
+        faster=sum(ratio > 1 for ratio in ratios) / len(ratios),
     )
