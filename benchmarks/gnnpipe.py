@@ -20,7 +20,9 @@ has rows and no figure: one technique of the source changed at a time. Figures:
   `accuracy_worst_mean_points`: the worst mean; `epochs_to_95_percent_ratio`: the worst of the
   cells, mean epochs to 95 % of the full graph's final validation accuracy over the full graph's;
   null where a run never came there.
-- `plain_overhead`: an epoch of one process with K = 1 over the same model in plain PyG.
+- `plain_overhead`: an epoch of one process with K = 1 over the same model in plain PyG;
+  `gpu_chunked_over_plain`, `gpu_one_chunk_over_plain`: two stages in stale mode, and K = 1, over
+  plain PyG on a GPU; null without one.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ them. Figures:
 - `short_throughput_over_checkpointing`: the same where one tile holds everything;
 - `mlp_forwards_per_token`: counted in those steps;
 - `planner_worst_error`: largest relative difference of the predicted from the counted peak;
+- on a GPU also the figures of `mst_gpu.py`;
 - `convergence_worst_difference`: largest difference of the loss of a step, plain against mst, in
   fine-tuning the model on novels with AdamW at 5e-5. Rows hold the same at 1e-3, for fewer steps,
   and there a third run, plain with the rows of a batch in another order: what rounding alone does.

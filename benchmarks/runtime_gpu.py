@@ -6,7 +6,8 @@ runs the same code over tiny models on the CPU, where the figures mean nothing. 
 weights of the shapes of the default model (`smollm2`) and of Llama 3.1 8B (`8b`):
 
 - `gpu_plain_share_of_bandwidth_{smollm2,8b}`: time of reading the weights of a pass once at the
-  bandwidth measured in the same run, over a plain pass of one token behind 256, the host included;
+  bandwidth of summing two gigabytes inside a CUDA graph in the same run, over a plain pass of one
+  token behind 256, the host included;
 - `gpu_t{n}_over_t1_{smollm2,8b}`: a pass over n tokens, 2 to 256, over one of one token;
 - `gpu_ratio_to_transformers_{smollm2,8b}`: tokens/s of plain decoding over transformers' `generate`
   with a static cache, compiled as it does by itself, in turns: the median of the ratios;
@@ -41,7 +42,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PROMPT = 128  # tokens
-LARGEST = 1 << 31  # bytes that the bandwidth is measured on: far beyond a GPU's caches
+LARGEST = 1 << 31
+"""Bytes that the bandwidth is measured on: far beyond a GPU's caches, and a launch is nothing."""
 EIGHT_B: dict[str, Any] = {
     "vocab_size": 128_256,
     "hidden_size": 4096,
@@ -89,11 +91,13 @@ def main() -> int:
     result = Result("benchmarks/runtime_gpu")
     result.environment |= {"quick_case": options.quick, "tiny": options.tiny, **vars(case)}
     result.environment["gpu"] = None if options.tiny else torch.cuda.get_device_name()
+    rate = 1.0 if options.tiny else read_rate()
+    result.environment["bandwidth"] = f"{rate / 1e9:.0f} GB/s"
     if not options.tiny:
-        measure_attention(result)
+        measure_attention(rate, result)
     for name, shape in (("smollm2", SMOLLM2), ("8b", EIGHT_B)):
         model = tiny() if options.tiny else random_model(shape)
-        measure_curve(name, model, case, result)
+        measure_curve(name, model, rate, case, result)
         measure_transformers(name, model, case, result)
         del model  # both at once may not fit
     options.out.mkdir(parents=True, exist_ok=True)
@@ -140,16 +144,18 @@ def weight_bytes(model: LanguageModel) -> int:
     return weights.layer_bytes + weights.head_bytes
 
 
-def measure_curve(name: str, model: LanguageModel, case: Case, result: Result) -> None:
-    """Time passes over 1 to 256 tokens and a read of as many bytes, in turns."""
-    size = weight_bytes(model)
-    buffer = torch.ones(min(size, LARGEST) // 4, device=model.device)
+def read_rate() -> float:
+    """Return bytes a second of summing buffers, as a CUDA graph runs it."""
+    buffers = [torch.ones(LARGEST // 4, device="cuda") for _ in range(2)]
+    return LARGEST / graph_seconds([buffer.sum for buffer in buffers])
+
+
+def measure_curve(name: str, model: LanguageModel, rate: float, case: Case, result: Result) -> None:
+    """Time passes over 1 to 256 tokens, in turns."""
     calls = {nodes: finished(one_pass(model, nodes), model.device) for nodes in CURVE}
-    calls[0] = finished(buffer.sum, model.device)
     times = interleaved_seconds({key: timed(call) for key, call in calls.items()}, case.repeats)
-    bound = times[0] * size / buffer.nbytes
-    result.environment[f"bandwidth_{name}"] = f"{size / bound / 1e9:.0f} GB/s"
-    result.figures[f"gpu_plain_share_of_bandwidth_{name}"] = bound / times[1]
+    share = weight_bytes(model) / rate / times[1]
+    result.figures[f"gpu_plain_share_of_bandwidth_{name}"] = share
     for nodes in CURVE:
         row: dict[str, object] = {"what": "pass", "model": name, "tokens": nodes}
         row |= {"ms": 1000 * times[nodes], "over_one": times[nodes] / times[1]}
@@ -159,7 +165,7 @@ def measure_curve(name: str, model: LanguageModel, case: Case, result: Result) -
             result.figures[f"gpu_t{nodes}_over_t1_{name}"] = times[nodes] / times[1]
 
 
-def measure_attention(result: Result) -> None:
+def measure_attention(rate: float, result: Result) -> None:
     """Time tree attention over a long cache, torch's beside it, as a CUDA graph runs them."""
     shares, ratios = [], []
     for batch in (1, 8):
@@ -169,9 +175,7 @@ def measure_attention(result: Result) -> None:
             [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
             for _ in range(copies)
         ]
-        size = sum(each.nbytes for each in caches[0])
-        buffers = [torch.ones(size // 4, device="cuda") for _ in range(copies)]
-        bound = graph_seconds([buffer.sum for buffer in buffers])
+        bound = sum(each.nbytes for each in caches[0]) / rate
         for nodes in (1, 8):
             query = torch.randn(batch, nodes, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
             seen = torch.ones(batch, nodes, nodes, dtype=torch.bool, device="cuda").tril()

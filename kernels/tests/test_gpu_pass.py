@@ -3,6 +3,7 @@
 On a GPU where there is one, else interpreted.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -77,14 +78,15 @@ def test_tiles_of_all_shapes_have_the_same_bits(dtype, outs, ins):
 
 
 def test_a_tile_fits_into_the_memory_of_a_smaller_gpu():
-    """By rows and weights of all stages, in bytes; a program of an A100 has 163 KB."""
-    for outs in (48, 4096, 100_000):
-        for rows in (1, 17, 64, 65, 1000):
-            for itemsize in (2, 4):
-                for matrices in (1, 2):
-                    tile = linear.tile_of(rows, outs, itemsize, matrices == 2)
-                    held = tile.rows + matrices * tile.outs
-                    assert held * tile.ins * tile.stages * itemsize <= 160 * 1024
+    """By rows and weights of all stages, in bytes; the programs of three kinds of GPUs."""
+    cases = itertools.product(linear.TILES, (1, 17, 64, 65, 1000), (2, 4), (False, True))
+    for outs, rows, itemsize, is_gated in cases:
+        shape = linear.tile_of(rows, outs, itemsize, is_gated)
+        for room in (None, 232_448, 166_912, 101_376, 65_536):
+            tile = linear.tile_of(rows, outs, itemsize, is_gated, room)
+            held = (tile.rows + (1 + is_gated) * tile.outs) * tile.ins * tile.stages * itemsize
+            assert held <= (room or 163_840)
+            assert tile._replace(stages=shape.stages) == shape  # and so the bits
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -238,21 +240,23 @@ def build(kernel, types, fixed, **options):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 for capability in (80, 90):
+    lines = [2048, 8192, 1024, 8192, 5120, 2048]
     for numbers, of in ((torch.bfloat16, "bf16"), (torch.float32, "fp32")):
         for rows in (1, 64, 256):
             names = [f"{kind}{n}" for kind in ("weight", "bias") for n in ("", 0, 1, 2)]
             types = dict.fromkeys(("x", "gate", "up", *names), f"*{of}") | {"rows": "i32"}
             types |= dict.fromkeys(("add", "out", "out0", "out1", "out2"), "*fp32")
-            one = dict(outs=4096, has_bias=False, has_add=True)
-            three = dict(outs0=4096, outs1=1024, outs2=1024)
+            outs = lines.pop()
+            one = dict(outs=outs, has_bias=False, has_add=True)
+            three = dict(outs0=outs // 2, outs1=outs // 4, outs2=outs // 4)
             three |= {f"has_bias{n}": False for n in range(3)}
-            gated = dict(outs=4096, has_gate_bias=False, has_up_bias=False)
+            gated = dict(outs=outs, has_gate_bias=False, has_up_bias=False)
             for kernel, fixed in ((products.multiply, one), (products.multiply_three, three),
                                   (products.multiply_gated, gated)):
                 is_gated = kernel is products.multiply_gated
                 if is_gated:
                     types |= dict.fromkeys(("gate_bias", "up_bias", "out"), f"*{of}")
-                tile = gpu.tile_of(rows, 4096, numbers.itemsize, is_gated)
+                tile = gpu.tile_of(rows, outs, numbers.itemsize, is_gated)
                 fixed |= dict(numbers=getattr(tl, str(numbers)[6:]), tile_rows=tile.rows,
                               tile_outs=tile.outs, tile_ins=tile.ins, ins=4096)
                 options = dict(num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)
@@ -291,6 +295,8 @@ def test_what_the_kernels_would_misread_is_refused(monkeypatch):
         linear.gated_linear(x, weight, numbers(5, 16))
     with pytest.raises(UnsupportedError, match="rows of 8 numbers"):
         linear.three_linears(x[:, :8].contiguous(), [weight] * 3, [None] * 3)
+    with pytest.raises(UnsupportedError, match="2 matrices and 3 biases"):
+        linear.three_linears(x, [weight] * 2, [None] * 3)
     keys, flat = numbers(1, 2, 8, 16), numbers(1, 2, 8)
     with pytest.raises(UnsupportedError, match="cache"):
         pointwise.rotate_and_store(

@@ -21,10 +21,10 @@ from .linear.packed import PackedMatrix
 from .linear.reference import Format, float_linear, linear
 from .native.library import cpu_library
 from .native.machine import INSTRUCTION_SETS
-from .triton_modules import DEVICES
+from .triton_modules import DEVICES, is_interpreted, load_kernels
 
 OUT, IN = 4096, 2048  # of the matrix: larger than the caches near the cores in every format
-GPU_ROWS = 128  # whose bits are compared
+GPU_ROWS, OTHER_OUT = 128, 96  # rows whose bits are compared; outputs of the smallest matrix
 SLOTS, HEADS, KV_HEADS, DIM = 4096, 8, 4, 64  # of the KV cache
 SCALE = 0.1  # of scores
 TOLERANCE = 1e-4  # of the largest number: what orders of summation explain
@@ -184,19 +184,44 @@ def _gpu_linear(device: torch.device, format: Format, rows: Sequence[int]) -> Fi
     weight, x = _numbers(OUT, IN).to(device, dtype), _numbers(max(*rows, GPU_ROWS), IN)
     x = x.to(device, dtype)
     together = linear_gpu.float_linear(x, weight)
-    parts = [x[:8].split(1), x[8:].split(GPU_ROWS // 2)]  # tiles of each shape
-    alone = torch.cat([linear_gpu.float_linear(some, weight) for part in parts for some in part])
     return Finding(
         f"linear {format.name}",
         "triton",
         error=_error(together[:4].cpu(), float_linear(x[:4].cpu(), weight.cpu())),
-        row_invariant=torch.equal(together, alone),
+        row_invariant=_tiles_agree(x),
         seconds=tuple(
             gpu_seconds(lambda n=n: linear_gpu.float_linear(x[:n], weight))  # type: ignore[misc]
             for n in rows
         ),
         bound=weight.nbytes / gpu_read_bandwidth(weight.nbytes, device),
     )
+
+
+def _tiles_agree(x: Tensor) -> bool:
+    """Whether rows have the same bits in tiles of every shape, in each kind of product."""
+    kernels = load_kernels("fivefold_kernels.linear.gpu_kernels")
+    lines = [min(linear_gpu.TILES)] if is_interpreted(kernels) else sorted(linear_gpu.TILES)
+    parts = [*x[:8].split(1), *x[8:GPU_ROWS].split(GPU_ROWS // 2)]
+    for outs in (line or OTHER_OUT for line in lines):
+        weight = _numbers(outs, IN).to(x)
+        for product in (_one, _three, _gated):
+            alone = torch.cat([product(some, weight) for some in parts])
+            if not torch.equal(product(x[:GPU_ROWS], weight), alone):
+                return False
+    return True
+
+
+def _one(x: Tensor, weight: Tensor) -> Tensor:
+    return linear_gpu.float_linear(x, weight)
+
+
+def _three(x: Tensor, weight: Tensor) -> Tensor:
+    thirds = [some.contiguous() for some in weight.tensor_split(3)]
+    return torch.cat(linear_gpu.three_linears(x, thirds, [None] * 3), dim=1)
+
+
+def _gated(x: Tensor, weight: Tensor) -> Tensor:
+    return linear_gpu.gated_linear(x, weight, weight.flip(0).contiguous())
 
 
 def _gpu_attention(device: torch.device, dtype: torch.dtype, rows: Sequence[int]) -> Finding:

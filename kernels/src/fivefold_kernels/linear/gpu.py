@@ -2,16 +2,16 @@
 
 Each program computes a tile of outputs over all inputs, in one order: no sum is split among
 programs. Tiles are taller where there are more rows, and smaller ones read the weights faster
-where there are few; tiles of all shapes give a row the same bits, because a tensor core adds the
-products of one step of inputs after the other whatever the tile (`fivefold kernels` looks whether
-the GPU at hand does so). cuBLAS chooses other orders by the number of rows.
+where there are few. That tiles of all shapes give a row the same bits is how tensor cores were seen
+to add up, no promise of theirs: `fivefold kernels` looks whether the GPU at hand does so. cuBLAS
+chooses other orders by the number of rows.
 
 Bytes bound: the matrix once, out * in * itemsize, as far as the tiles of rows find it in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -54,13 +54,31 @@ WIDE = {8192: 64, 2048: 32, 0: 16}
 """Outputs of a tile of float32, which has no tensor cores, whatever the number of rows."""
 
 
-def tile_of(rows: int, outs: int, itemsize: int, is_gated: bool = False) -> Tile:
-    """Return the tile of a product."""
+def tile_of(
+    rows: int, outs: int, itemsize: int, is_gated: bool = False, room: int | None = None
+) -> Tile:
+    """Return the tile of a product.
+
+    Args:
+        rows: of the product.
+        outs: of the matrix, or of three together.
+        itemsize: bytes of a number.
+        is_gated: two matrices at a time.
+        room: bytes of memory of a program, where less is to be had than an A100 has: tiles keep
+            their shape, and fewer of them are loaded ahead.
+    """
     if itemsize > 2:
-        return Tile(16, next(WIDE[least] for least in WIDE if outs >= least), 64, 4, 4)
-    tiles = GATED_TILES if is_gated else TILES
-    least = next(each for each in tiles if outs >= each)
-    return tiles[least][sum(rows > edge for edge in TILE_EDGES)]
+        tile = Tile(16, WIDE[_line(WIDE, outs)], 64, 4, 4)
+    else:
+        tiles = GATED_TILES if is_gated else TILES
+        tile = tiles[_line(tiles, outs)][sum(rows > edge for edge in TILE_EDGES)]
+    stage = (tile.rows + (1 + is_gated) * tile.outs) * tile.ins * itemsize
+    stages = tile.stages if room is None else max(1, min(tile.stages, room // stage))
+    return tile._replace(stages=stages)
+
+
+def _line(tiles: Mapping[int, object], outs: int) -> int:
+    return max(least for least in tiles if outs >= least)
 
 
 def float_linear(
@@ -81,7 +99,7 @@ def float_linear(
     check(kernels, x, weight, bias, add)
     (rows, ins), outs = x.shape, weight.shape[0]
     out = torch.empty(rows, outs, dtype=torch.float32, device=x.device)
-    tile = _tile(kernels, rows, outs, weight.itemsize)
+    tile = _tile(kernels, x, outs)
     with torch.accelerator.device_index(x.device.index):
         kernels.multiply[_grid(tile, rows, outs)](
             x, weight, weight if bias is None else bias, out if add is None else add, out,
@@ -93,20 +111,22 @@ def float_linear(
 
 def three_linears(
     x: Float[Tensor, "row in"],
-    weights: Sequence[Float[Tensor, "out in"]],
-    biases: Sequence[Float[Tensor, " out"] | None],
-) -> tuple[Float[Tensor, "row out"], ...]:
+    weights: Sequence[Float[Tensor, "_ in"]],
+    biases: Sequence[Float[Tensor, " _"] | None],
+) -> tuple[Float[Tensor, "row _"], ...]:
     """Multiply rows with three matrices, such as a layer's query, key and value, in one launch.
 
     As `float_linear` with each; errors likewise.
     """
+    if len(weights) != 3 or len(biases) != 3:
+        raise UnsupportedError(f"{len(weights)} matrices and {len(biases)} biases; it takes three")
     kernels = load_kernels(f"{__package__}.gpu_kernels")
     for weight, bias in zip(weights, biases, strict=True):
         check(kernels, x, weight, bias, None)
     rows, ins = x.shape
     sizes = [weight.shape[0] for weight in weights]
     outs = [torch.empty(rows, size, dtype=torch.float32, device=x.device) for size in sizes]
-    tile = _tile(kernels, rows, sum(sizes), x.itemsize)
+    tile = _tile(kernels, x, sum(sizes))
     tiles = sum(-(-size // tile.outs) for size in sizes)
     given = [weight if bias is None else bias for weight, bias in zip(weights, biases, strict=True)]
     with torch.accelerator.device_index(x.device.index):
@@ -135,7 +155,7 @@ def gated_linear(
         raise UnsupportedError(f"gate {tuple(gate.shape)} and up {tuple(up.shape)}")
     (rows, ins), outs = x.shape, gate.shape[0]
     out = torch.empty(rows, outs, dtype=x.dtype, device=x.device)
-    tile = _tile(kernels, rows, outs, x.itemsize, is_gated=True)
+    tile = _tile(kernels, x, outs, is_gated=True)
     with torch.accelerator.device_index(x.device.index):
         kernels.multiply_gated[_grid(tile, rows, outs)](
             x, gate, up, gate if gate_bias is None else gate_bias,
@@ -146,9 +166,17 @@ def gated_linear(
     return out
 
 
-def _tile(kernels: ModuleType, rows: int, outs: int, itemsize: int, is_gated: bool = False) -> Tile:
-    few = is_interpreted(kernels)  # NumPy, which computes then, has other bits for other shapes
-    return tile_of(1 if few else rows, outs, itemsize, is_gated)
+def _tile(kernels: ModuleType, x: Tensor, outs: int, is_gated: bool = False) -> Tile:
+    if is_interpreted(kernels):  # NumPy, which computes then, has other bits for other shapes
+        return tile_of(1, outs, x.itemsize, is_gated)
+    return tile_of(len(x), outs, x.itemsize, is_gated, _room(x.device))
+
+
+def _room(device: torch.device) -> int | None:
+    """Return the bytes that a program may hold; None where nobody says."""
+    if device.type != "cuda":
+        return None
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", None)
 
 
 def _grid(tile: Tile, rows: int, outs: int) -> tuple[int, int]:

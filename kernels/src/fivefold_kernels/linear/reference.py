@@ -85,9 +85,9 @@ def float_linear(
 
 def three_linears(
     x: Float[Tensor, "row in"],
-    weights: Sequence[Float[Tensor, "out in"]],
-    biases: Sequence[Float[Tensor, " out"] | None],
-) -> tuple[Float[Tensor, "row out"], ...]:
+    weights: Sequence[Float[Tensor, "_ in"]],
+    biases: Sequence[Float[Tensor, " _"] | None],
+) -> tuple[Float[Tensor, "row _"], ...]:
     """Multiply rows with three matrices, such as a layer's query, key and value.
 
     Args:
@@ -107,7 +107,7 @@ def gated_linear(
     gate_bias: Float[Tensor, " out"] | None = None,
     up_bias: Float[Tensor, " out"] | None = None,
 ) -> Float[Tensor, "row out"]:
-    """Gate a product by another of the same rows: u * g / (1 + exp(-g)), rounded once.
+    """Gate a product by another of the same rows: u * g / (1 + exp(-g)), in the rows' dtype.
 
     Args:
         x: rows, in the dtype of the weights and of the result.

@@ -23,7 +23,7 @@ from ..task_configs import TASKS, check_methods
 from .machine import MachineProfile
 from .notes import note_path, write_note
 from .offers import AUTO, PLAIN, Offer
-from .trials import try_offers, winner
+from .trials import STEADY, try_offers, winner
 
 _FOLDER = "plans"
 
@@ -190,7 +190,7 @@ def _path(
     config = session.sampler.config
     cuts = [config.temperature, config.top_k, config.top_p, config.min_p]
     builds = sorted(method.build for method in methods)
-    return note_path(_FOLDER, [profile.key, builds, cuts, choice])
+    return note_path(_FOLDER, [profile.key, builds, cuts, choice, STEADY])
 
 
 def _read(path: Path | None) -> Plan | None:

@@ -34,7 +34,7 @@ _FINALISTS = 2
 """Offers that are tried for as many rounds again."""
 _HOPELESS = 0.8
 """Share of plain decoding's speed below which a promise is not worth a trial."""
-_STEADY = 0.75
+STEADY = 0.75
 """Share of its rounds in which an offer has to be faster than plain decoding: a lead that only some
 prompts show, or only the median, is the machine's noise as often as not."""
 _SECONDS = 1.0
@@ -89,12 +89,15 @@ def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[i
 
 
 def winner(seen: Mapping[int, Trial]) -> int:
-    """Return the place of the fastest of those that were tried longest and mostly won."""
+    """Return the place of the fastest of those that were tried longest and mostly won.
+
+    Plain decoding's where nobody did.
+    """
     most = max(trial.rounds for trial in seen.values())
     steady = (
         place
         for place, trial in seen.items()
-        if place == 0 or (trial.rounds == most and trial.faster >= _STEADY)
+        if place == 0 or (trial.rounds == most and trial.faster >= STEADY)
     )
     return max(steady, key=lambda place: seen[place].ratio)
 
