@@ -175,6 +175,11 @@ class BudgetConfig:
 
 
 @dataclass
+class PlannedBudget(BudgetConfig):
+    """A share of a device that is planned for; where the least tile needs more, it takes more."""
+
+
+@dataclass
 class MstConfig:
     """Mini-Sequence Transformer: tiled MLPs, a chunked head, checkpointed layers."""
 

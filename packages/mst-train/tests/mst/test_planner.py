@@ -4,9 +4,11 @@ import logging
 
 import pytest
 import torch
+from fivefold import UserError
 from fivefold_mst_train import LiveBytes, apply_mst
 from fivefold_mst_train._words import Offload
 from fivefold_mst_train.config import (
+    BudgetConfig,
     CheckpointConfig,
     FaithfulConfig,
     HeadConfig,
@@ -15,7 +17,8 @@ from fivefold_mst_train.config import (
 )
 from fivefold_mst_train.mst.methods import FaithfulMethod, apply_layers
 from fivefold_mst_train.mst.planner import longest_sequence, predict_peak
-from fivefold_mst_train.mst.tiles import cut
+from fivefold_mst_train.mst.schemes import for_device
+from fivefold_mst_train.mst.tiles import cut, head_chunk, tile_budget
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 SHAPE = {
@@ -164,3 +167,14 @@ def test_no_peak_is_predicted_for_a_part_of_the_weights():
     model.model.embed_tokens.requires_grad_(False)
     with mst()(model) as handle:
         assert handle.predicted_peak(1, 100) is None
+
+
+def test_a_planned_device_gives_the_least_tile_what_it_needs_and_a_given_budget_does_not():
+    """Two per cent of 80 GiB are less than the scores of 1,024 tokens over Gemma's vocabulary."""
+    memory, vocab = 80 * 2**30, 256_000
+    planned = for_device(MstConfig(), memory).budget
+    room = tile_budget(planned, torch.device("meta"))
+    assert head_chunk(planned, room, vocab, 2, False) == 1024
+    given = for_device(MstConfig(budget=BudgetConfig("1GiB")), memory).budget
+    with pytest.raises(UserError, match=r"smallest tile of 1024 tokens.*give 2\.0GiB or more"):
+        head_chunk(given, tile_budget(given, torch.device("meta")), vocab, 2, False)

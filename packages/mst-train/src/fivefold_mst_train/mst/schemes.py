@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from .._words import Offload, Recompute
-from ..config import BlockConfig, CheckpointConfig, FaithfulConfig, MstConfig
+from ..config import BlockConfig, CheckpointConfig, FaithfulConfig, MstConfig, PlannedBudget
 from .methods import FaithfulMethod, apply_layers
 from .patch import apply_mst
 from .planned_model import meta_model
@@ -47,11 +47,11 @@ class Scheme:
 
 def for_device(config: MstConfig, memory: int) -> MstConfig:
     """Return settings whose tiles are those of a device of so much memory."""
-    budget = config.budget
-    size = budget.bytes or f"{max(LEAST_BUDGET, int(SHARE * memory))}B"
-    return replace(
-        config, budget=replace(budget, bytes=size, min_tile=budget.min_tile or LEAST_TILE)
-    )
+    budget = replace(config.budget, min_tile=config.budget.min_tile or LEAST_TILE)
+    if not budget.bytes:
+        share = f"{max(LEAST_BUDGET, int(SHARE * memory))}B"
+        budget = PlannedBudget(share, budget.min_tile, budget.max_tile)
+    return replace(config, budget=budget)
 
 
 def schemes(config: MstConfig) -> list[Scheme]:

@@ -9,7 +9,7 @@ import torch
 from fivefold import UserError
 from fivefold_lm.offload.sizes import in_units, parse_size
 
-from ..config import BudgetConfig
+from ..config import BudgetConfig, PlannedBudget
 
 LEAST_BUDGET = 64 * 2**20
 SHARE = 0.02
@@ -94,7 +94,8 @@ def head_chunk(budget: BudgetConfig, total: int, vocab: int, itemsize: int, on_c
 def _tile(budget: BudgetConfig, total: int, per_token: int, on_cpu: bool, whose: str) -> int:
     least = budget.min_tile or (1 if on_cpu else 1024)
     tokens = total // per_token
-    if budget.bytes and tokens < least:
+    is_given = budget.bytes and not isinstance(budget, PlannedBudget)
+    if is_given and tokens < least:
         raise UserError(
             f"too small for {whose} smallest tile of {least} tokens",
             setting="training.budget.bytes",
