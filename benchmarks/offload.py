@@ -5,8 +5,8 @@ engine on the same streamed target: plain decoding, and `drafting=specexec` with
 prompts interleaved; ratios are of tokens a second, the median over prompts. Figures:
 
 - `stream_share_of_disk`: bytes streamed in plain decoding over its wall time, prompts included,
-  over the bandwidth of direct reads of as many bytes in the same folder, the better of two
-  measurements, before and after;
+  over the bandwidth of direct reads of the same layers, and of as many fresh bytes, the best of
+  measurements before and after;
 - `disk_ratio_unshaped_t0`: the ratio at temperature 0, the disk being as fast as it is;
 - `disk_ratio_t0`, `disk_ratio_t06`: the ratio at temperatures 0 and 0.6 with reads held to the rate
   at which a target pass takes as long as 100 passes of the draft over one token, as in the
@@ -304,39 +304,56 @@ def draft_pass_seconds(draft: DraftModel, passes: int = 30) -> float:
     return statistics.median(times)
 
 
-def direct_read_rate(nbytes: int, rounds: int = 3) -> float:
-    """Return bytes a second of reading a file past the page cache, in the folder of the caches.
+def direct_read_rate(nbytes: int) -> float:
+    """Return bytes a second of direct reads in the folder of the caches, the faster of two kinds.
+
+    A file that was just written, and the streamed layers themselves: a virtual disk may hold either
+    nearer than the other.
 
     Args:
-        nbytes: of the file; what one pass streams.
-        rounds: how often it is read by each number of readers; the fastest counts.
+        nbytes: what one pass streams.
     """
-    blocks = -(-nbytes // BLOCK)
+    folders = [place for place in (cache_folder() / "offload").iterdir() if place.is_dir()]
+    newest = max(folders, key=lambda place: place.stat().st_mtime)
+    rate = _read_rate(sorted(newest.glob("*.layer")))
     with tempfile.NamedTemporaryFile(dir=cache_folder()) as file:
-        for _ in range(blocks):
+        for _ in range(-(-nbytes // BLOCK)):
             file.write(os.urandom(BLOCK))
         file.flush()
         os.fsync(file.fileno())
-        try:
-            source = os.open(file.name, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
-        except OSError:  # a file system that knows no direct reads
-            source = os.open(file.name, os.O_RDONLY)
-        try:
-            taken = [_read(source, blocks, each) for each in READERS for _ in range(rounds)]
-        finally:
+        return max(rate, _read_rate([Path(file.name)]))
+
+
+def _read_rate(files: Sequence[Path], rounds: int = 3) -> float:
+    """Return bytes a second of reading files past the page cache, by the best number of readers."""
+    try:
+        sources = [os.open(file, os.O_RDONLY | getattr(os, "O_DIRECT", 0)) for file in files]
+    except OSError:  # a file system that knows no direct reads
+        sources = [os.open(file, os.O_RDONLY) for file in files]
+    try:
+        sizes = [file.stat().st_size for file in files]
+        blocks = [
+            (source, first)
+            for source, size in zip(sources, sizes, strict=True)
+            for first in range(0, size, BLOCK)
+        ]
+        taken = [_read(sources, blocks, each) for each in READERS for _ in range(rounds)]
+    finally:
+        for source in sources:
             os.close(source)
-    return blocks * BLOCK / min(taken)
+    return sum(sizes) / min(taken)
 
 
-def _read(source: int, blocks: int, readers: int) -> float:
-    """Return the seconds that some readers take together for all blocks of a file."""
+def _read(sources: Sequence[int], blocks: Sequence[tuple[int, int]], readers: int) -> float:
+    """Return the seconds that some readers take together for all blocks."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
+        for source in sources:
+            os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read(first: int) -> None:
         buffer = mmap.mmap(-1, BLOCK)  # begins at a page, as direct reads ask
-        for block in range(first, blocks, readers):
-            os.preadv(source, [buffer], block * BLOCK)
+        for source, place in blocks[first::readers]:
+            os.preadv(source, [buffer], place)
 
     with ThreadPoolExecutor(readers) as pool:
         begin = time.perf_counter()
