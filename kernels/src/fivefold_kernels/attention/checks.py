@@ -25,5 +25,6 @@ def check_visible(visible: Tensor, batch: int, nodes: int) -> None:
     Raises:
         UnsupportedError: another shape or dtype.
     """
-    if visible.shape[:2] != (batch, nodes) or visible.dtype != torch.bool:
+    is_mask = visible.ndim == 3 and visible.dtype == torch.bool
+    if not is_mask or visible.shape[:2] != (batch, nodes):
         raise UnsupportedError("visible is bool [batch, node, pending]")

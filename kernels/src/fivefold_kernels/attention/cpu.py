@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..native.abi import Nodes
-from ..native.threads import num_threads
+from ..native.arguments import check_floats, check_indices, thread_count
 from .checks import check_heads, check_visible
 from .layout import KEY_BLOCK
 
@@ -38,13 +38,22 @@ def tree_attention(
         UnsupportedError: keys or values are of another dtype, shape or layout.
         MemoryError: no room for the sums.
     """
+    check_floats("queries", query)
+    if query.ndim != 4 or key.ndim != 5 or value.ndim != 4:
+        raise UnsupportedError(
+            f"queries {tuple(query.shape)}, keys {tuple(key.shape)}, values {tuple(value.shape)}; "
+            "the kernel takes [batch, node, head, dim] and a cache"
+        )
     batch, nodes, heads, dim = query.shape
     check_cache(key, value, dim, library)
     check_heads(query, key)
+    check_visible(visible, batch, nodes)
+    check_indices("lengths", lengths, (batch,))
+    if visible.device.type != "cpu" or not batch or not nodes:
+        raise UnsupportedError(f"{nodes} nodes of {batch} rows, visible on {visible.device}")
     slots = int(lengths.max()) + visible.shape[2]
     if slots > value.shape[2] or int(lengths.min()) < 0:
         raise UnsupportedError(f"{slots} slots are read of a cache that has {value.shape[2]}")
-    check_visible(visible, batch, nodes)
     scaled = (query.float() * scale).contiguous()
     seen, counts = visible.contiguous(), lengths.long().contiguous()
     out = torch.empty(batch, nodes, heads, dim)
@@ -58,7 +67,7 @@ def tree_attention(
         key.data_ptr(),
         value.data_ptr(),
         out.data_ptr(),
-        threads or num_threads(),
+        thread_count(threads),
     )
     if status:
         raise MemoryError("no memory for attention")
@@ -104,10 +113,21 @@ def move_slots(
         source: ascending in each row.
         target: ascending, none after its source.
         library: a build of the kernels.
+
+    Raises:
+        UnsupportedError: a layout that the kernel would misread, or slots outside of the cache.
     """
+    check_floats("data", data)
+    if data.ndim not in (5, 6) or not data.is_contiguous():
+        raise UnsupportedError(f"data {tuple(data.shape)}; the kernel takes contiguous planes")
     planes, batch, heads, _, dim = data.shape[:5]
-    slots = data[0, 0, 0].numel() // dim
+    check_indices("source", source, (batch, source.shape[-1]))
+    check_indices("target", target, tuple(source.shape))
+    slots = data.shape[3] * (KEY_BLOCK if data.ndim == 6 else 1)
     old, new = source.long().contiguous(), target.long().contiguous()
+    for places in (old, new):
+        if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < slots:
+            raise UnsupportedError(f"slots outside of a cache that has {slots}")
     library.ff_move_slots(
         data.data_ptr(), data.ndim == 6, data.element_size(), planes, batch, heads, slots, dim,
         old.data_ptr(), new.data_ptr(), old.shape[1],

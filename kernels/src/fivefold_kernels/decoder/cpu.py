@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from ..attention.cpu import check_cache
 from ..errors import UnsupportedError
 from ..linear.packed import PackedMatrix
 from ..native import abi
-from ..native.threads import num_threads
+from ..native.arguments import check_floats, check_indices, thread_count
 from .weights import DecoderWeights, LayerWeights
 
 STAGES = (
@@ -56,6 +57,7 @@ class DecoderPass:
         Raises:
             UnsupportedError: a size that this build does not take.
         """
+        check_weights(weights, library)
         if weights.dim % library.ff_lanes() or weights.dim % 2:
             raise UnsupportedError(
                 f"head size {weights.dim}; this build takes multiples of {library.ff_lanes()}"
@@ -77,6 +79,7 @@ class DecoderPass:
             weights.final_norm.data_ptr(),
             None if weights.head is None else self._matrix(weights.head),
         )
+        self._lock = threading.Lock()  # one pass at a time: they share its room
         self._pass = library.ff_pass_new()
         if not self._pass:
             raise MemoryError("no memory for a decoder pass")
@@ -118,8 +121,8 @@ class DecoderPass:
             UnsupportedError: a tensor of another shape, dtype or layout.
             MemoryError: no room for the pass.
         """
-        batch, nodes, _ = inputs.shape
         self._check(inputs, cosine, sine, lengths, visible, keys, values)
+        batch, nodes, _ = inputs.shape
         given = inputs.detach().float().contiguous()
         cos, sin = cosine.float().contiguous(), sine.float().contiguous()
         counts, seen = lengths.long().contiguous(), visible.contiguous()
@@ -134,12 +137,13 @@ class DecoderPass:
             hidden.data_ptr(), None if logits is None else logits.data_ptr(),
             None if seconds is None else ctypes.addressof(spent), 0, 0,
         )  # fmt: skip
-        count = threads or num_threads()
-        for first, last in spans or ((0, len(self.weights.layers)),):
-            assert first == call.last, "layers are run in their order, none left out"
-            call.first, call.last = first, last
-            if self._run(call, count):
-                raise MemoryError("no memory for a decoder pass")
+        count = thread_count(threads)
+        with self._lock:
+            for first, last in ((0, len(self.weights.layers)),) if spans is None else spans:
+                assert first == call.last, "layers are run in their order, none left out"
+                call.first, call.last = first, last
+                if self._run(call, count):
+                    raise MemoryError("no memory for a decoder pass")
         assert call.last == len(self.weights.layers), f"{call.last} layers ran"
         if seconds is not None:
             seconds[:] = [old + new for old, new in zip(seconds, spent, strict=True)]
@@ -184,13 +188,21 @@ class DecoderPass:
         values: Tensor,
     ) -> None:
         w = self.weights
-        batch, nodes, hidden = inputs.shape
-        if inputs.device.type != "cpu" or hidden != w.hidden:
-            raise UnsupportedError(f"inputs {tuple(inputs.shape)} on {inputs.device}")
-        half = (batch, nodes, w.dim // 2)
-        if cosine.shape != half or sine.shape != half:
-            raise UnsupportedError(f"angles {tuple(cosine.shape)}, expected {half}")
+        if inputs.ndim != 3 or keys.ndim != 6 or values.ndim != 5 or 0 in inputs.shape:
+            raise UnsupportedError(
+                f"inputs {tuple(inputs.shape)}, keys {tuple(keys.shape)}, values "
+                f"{tuple(values.shape)}; the pass takes [batch, node, hidden] and a cache"
+            )
+        batch, nodes, _ = inputs.shape
+        check_floats("inputs", inputs, (batch, nodes, w.hidden))
+        for name, angles in (("cosine", cosine), ("sine", sine)):
+            check_floats(name, angles, (batch, nodes, w.dim // 2))
+        check_indices("lengths", lengths, (batch,))
         check_visible(visible, batch, nodes)
+        if visible.device.type != "cpu" or visible.shape[2] < nodes:
+            raise UnsupportedError(
+                f"{visible.shape[2]} pending nodes on {visible.device}, {nodes} of them in the pass"
+            )
         shape = (len(w.layers), batch, w.kv_heads, values.shape[3], w.dim)
         if values.shape != shape or keys.shape[0] != shape[0]:
             raise UnsupportedError(f"values {tuple(values.shape)}; this decoder takes {shape}")
@@ -198,10 +210,52 @@ class DecoderPass:
         if keys.stride(0) != values.stride(0):
             raise UnsupportedError("keys and values must have one layout over the layers")
         slots = int(lengths.max()) + visible.shape[2]
-        if slots > shape[3] or int(lengths.min()) < 0 or lengths.shape != (batch,):
+        if slots > shape[3] or int(lengths.min()) < 0:
             raise UnsupportedError(f"{slots} slots are used of a cache that has {shape[3]}")
 
     def _matrix(self, matrix: PackedMatrix) -> ctypes._Pointer[abi.Matrix]:
         struct = matrix.struct()
         self._kept.append(struct)
         return ctypes.pointer(struct)
+
+
+def check_weights(weights: DecoderWeights[PackedMatrix], library: ctypes.CDLL) -> None:
+    """Refuse weights that a pass of this library would misread.
+
+    Raises:
+        UnsupportedError: no layers, a matrix that was packed for another build, or of another
+            size, or a norm that is not in float32.
+    """
+    if not weights.layers:
+        raise UnsupportedError("a decoder without layers")
+    w, inner = weights, weights.heads * weights.dim
+    outer = w.kv_heads * w.dim
+    shapes = (
+        (inner, w.hidden), (outer, w.hidden), (outer, w.hidden), (w.hidden, inner),
+        (w.ffn, w.hidden), (w.ffn, w.hidden), (w.hidden, w.ffn),
+    )  # fmt: skip
+    for layer in w.layers:
+        for matrix, shape in zip(layer.matrices, shapes, strict=True):
+            _check_matrix(matrix, shape, library)
+        _check_norms((layer.input_norm, layer.post_norm), w.hidden)
+        _check_norms((layer.query_norm, layer.key_norm), w.dim)
+    _check_norms((w.final_norm,), w.hidden)
+    if w.head is not None:
+        _check_matrix(w.head, (w.head.out_features, w.hidden), library)
+
+
+def _check_matrix(matrix: PackedMatrix, shape: tuple[int, int], library: ctypes.CDLL) -> None:
+    if matrix.library is not library:
+        raise UnsupportedError("a matrix was packed for another build of the kernels; pack it anew")
+    found = (matrix.out_features, matrix.in_features)
+    if found != shape:
+        raise UnsupportedError(f"a matrix {found} where the decoder has {shape}")
+
+
+def _check_norms(norms: Sequence[Tensor | None], size: int) -> None:
+    for norm in norms:
+        if norm is None:
+            continue
+        check_floats("a norm's weight", norm, (size,))
+        if norm.dtype is not torch.float32 or not norm.is_contiguous():
+            raise UnsupportedError(f"a norm's weight in {norm.dtype}; it is contiguous float32")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..native import abi
+from ..native.arguments import check_floats, check_indices, thread_count
 from ..native.memory import streamed_bytes
-from ..native.threads import num_threads
 from .reference import GROUP, Format
 
 
@@ -65,8 +65,12 @@ class PackedMatrix:
                 f"a {weight.ndim}-dimensional {weight.dtype} weight on {weight.device}; the CPU "
                 "kernels pack float32 and bfloat16 matrices on the CPU"
             )
+        if format not in tuple(Format) or 0 in weight.shape:
+            raise UnsupportedError(f"format {format!r} of a matrix {tuple(weight.shape)}")
         source = weight.detach().contiguous()
         out_features, in_features = weight.shape
+        if bias is not None:
+            check_floats("bias", bias, (out_features,))
         return cls._packed(
             source, _KINDS[weight.dtype], format, out_features, in_features, library, bias
         )
@@ -86,7 +90,12 @@ class PackedMatrix:
         if kind not in _BLOCKS:
             raise UnsupportedError(f"blocks of kind {kind}; known are {', '.join(_BLOCKS)}")
         code, format, size = _BLOCKS[kind]
-        if blocks.shape[1] % size:
+        if blocks.dtype is not torch.uint8 or blocks.device.type != "cpu" or blocks.ndim != 2:
+            raise UnsupportedError(
+                f"blocks of {blocks.dtype} {tuple(blocks.shape)} on {blocks.device}; they are "
+                "uint8 [out, byte] on the CPU"
+            )
+        if blocks.shape[1] % size or 0 in blocks.shape:
             raise UnsupportedError(f"rows of {blocks.shape[1]} bytes hold no whole {kind} blocks")
         inputs = blocks.shape[1] // size * GROUP
         return cls._packed(
@@ -119,7 +128,12 @@ class PackedMatrix:
         return cls(library, format, out_features, in_features, data, scales, kept)
 
     def with_bias(self, bias: Float[Tensor, " out"]) -> PackedMatrix:
-        """Return the same matrix with a bias that its products add."""
+        """Return the same matrix with a bias that its products add.
+
+        Raises:
+            UnsupportedError: a bias of another length, or not of floats on the CPU.
+        """
+        check_floats("bias", bias, (self.out_features,))
         return replace(self, bias=bias.detach().float().contiguous())
 
     @property
@@ -143,7 +157,9 @@ class PackedMatrix:
 
         Raises:
             IndexError: an index is outside the matrix.
+            UnsupportedError: indices that are no whole numbers on the CPU.
         """
+        check_indices("indices", index)
         wanted = index.long().contiguous()
         if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.out_features:
             raise IndexError(f"rows of a matrix of {self.out_features} rows")
@@ -171,6 +187,8 @@ class PackedMatrix:
                 f"rows of shape {tuple(rows.shape)} on {rows.device}; this product takes "
                 f"[row, {self.in_features}] on the CPU"
             )
+        check_floats("rows", rows)
+        count = thread_count(threads)
         given = rows.detach().float().contiguous()
         out = torch.empty(given.shape[0], self.out_features)
         if given.shape[0] == 0:
@@ -180,7 +198,7 @@ class PackedMatrix:
             given.data_ptr(),
             given.shape[0],
             out.data_ptr(),
-            threads or num_threads(),
+            count,
         )
         if status:
             raise MemoryError("no memory for a product")

@@ -93,11 +93,24 @@ def _loaded(
 
 
 def _opened(file: Path) -> ctypes.CDLL | None:
-    """Return a compiled library with its functions declared; None: it is damaged."""
+    """Return a compiled library with its functions declared; None: it is damaged.
+
+    What was cut or overwritten could not be refused once it is loaded: it would end the process.
+    """
     try:
+        if _seal_of(file).read_text() != _digest(file):
+            return None
         return declare(ctypes.CDLL(str(file)))
-    except (OSError, AttributeError):  # no library, or one that lacks a function
+    except (OSError, ValueError, AttributeError):  # no seal, no library, or one without a function
         return None
+
+
+def _seal_of(file: Path) -> Path:
+    return file.with_suffix(".sha256")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def default_folder() -> Path:
@@ -137,27 +150,46 @@ def compile_into(file: Path, compiler: str, flags: tuple[str, ...]) -> None:
         UnsupportedError: the folder cannot be written; `CompileError`: the compiler failed.
     """
     source = SOURCES / "native" / "library.cpp"
+    draft, seal = (file.with_suffix(f".{os.getpid()}.{kind}.tmp") for kind in ("so", "seal"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        seal.touch()
+    except OSError as error:
+        why = f"{file.parent}, cannot be written to ({error.strerror})"
+        raise UnsupportedError(f"the folder of compiled kernels, {why}") from error
+    try:
         command = [compiler, *FLAGS, *flags, str(source), "-o", str(draft)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line]
             why = lines[0] if lines else f"status {done.returncode}"
             raise CompileError(f"{compiler} cannot compile the kernels: {why}")
+        seal.write_text(_digest(draft))
         os.replace(draft, file)
+        os.replace(seal, _seal_of(file))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnsupportedError(f"the kernels cannot be compiled ({error})") from error
+    finally:
+        draft.unlink(missing_ok=True)
+        seal.unlink(missing_ok=True)
 
 
 @cache
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
-    """Name a build by everything that goes into it."""
+    """Name a build by everything that goes into it.
+
+    Raises:
+        UnsupportedError: the compiler is none.
+    """
     digest = hashlib.sha256("\0".join([*FLAGS, *flags]).encode())
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
+    try:
+        version = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnsupportedError(
+            f"{compiler} is no C++ compiler ({error}); install g++, or set CXX"
+        ) from error
     digest.update(version.stdout.encode())
     for file in sorted(SOURCES.rglob("*.[hc]pp")):
         digest.update(file.read_bytes())

@@ -73,9 +73,10 @@ class Speedup:
     why_not: str | None
 
     def revert(self) -> None:
-        """Put the model back as it was, bit for bit."""
-        self.handle.revert()
-        delattr(self.module, _ATTRIBUTE)
+        """Put the model back as it was, bit for bit; nothing happens the second time."""
+        if speedup_of(self.module) is self:
+            self.handle.revert()
+            delattr(self.module, _ATTRIBUTE)
 
 
 def choose_kernels(
@@ -102,19 +103,29 @@ def choose_kernels(
             value=name,
             remedy="set model.device=cuda, or model.kernels=auto",
         )
-    if name == "torch" or dtype not in _FLOATS:
+    if name == "torch" or (dtype not in _FLOATS and weights != "float"):
         return _without_ours(None, name, weights, dtype)
+    if dtype not in _FLOATS:
+        _refuse_or_say(name, dtype, say)
+        return None
     if name == "onednn":
         return _without_ours(_onednn(), name, weights, dtype)
     try:
         library = cpu_library(name, folder=kernels_folder(), say=say)
     except UnsupportedError as error:
-        if name != "auto" or weights != "float":
+        if weights != "float":
+            raise UserError(
+                f"the CPU kernels, which hold {weights} weights, do not run here: {error}",
+                setting="model.weights",
+                value=weights,
+                remedy="set model.weights=float",
+            ) from error
+        if name != "auto":
             raise UserError(
                 f"the CPU kernels do not run here: {error}",
                 setting="model.kernels",
                 value=name,
-                remedy="set model.kernels=auto and model.weights=float",
+                remedy="set model.kernels=auto",
             ) from error
         say(f"slower kernels are used: {error}")
         return _onednn()
@@ -176,11 +187,21 @@ def speed_up(
         module: the model, where it will run.
         kernels: chosen for that device.
         say: told later on, if passes turn out not to be recordable.
+
+    Raises:
+        ValueError: it is sped up already.
+        UnsupportedError: a weight that the kernels do not pack; the model is as it was.
     """
+    if speedup_of(module) is not None:
+        raise ValueError("this model is sped up already; call revert() of what that returned first")
     handle = PackedHandle(())
     if kernels.pack is not None:
         handle = pack_linears(module, kernels.pack, kernels.head)
-    return _run_native(module, kernels, handle, say)
+    try:
+        return _run_native(module, kernels, handle, say)
+    except BaseException:
+        handle.revert()
+        raise
 
 
 def hold_packed(module: PreTrainedModel, kernels: Kernels) -> Speedup:
@@ -233,14 +254,32 @@ def _without_ours(
     kernels: Kernels | None, name: str, weights: str, dtype: torch.dtype
 ) -> Kernels | None:
     if weights != "float":
+        remedies = ["model.kernels=auto"] if name in ("torch", "onednn") else []
+        remedies += [] if dtype in _FLOATS else ["model.dtype=float32"]
         raise UserError(
             f"only the CPU kernels hold {weights} weights, with float32 or bfloat16 beside them",
             setting="model.weights",
             value=weights,
-            remedy=f"set model.kernels=auto (it is {name}) and model.dtype=float32 (it is "
-            f"{str(dtype).removeprefix('torch.')})",
+            remedy=f"set {' and '.join(remedies)}, or model.weights=float",
         )
     return kernels
+
+
+def _refuse_or_say(name: str, dtype: torch.dtype, say: Callable[[str], None]) -> None:
+    """Say that torch computes in other number formats.
+
+    Raises:
+        UserError: kernels were asked for that do not.
+    """
+    word = str(dtype).removeprefix("torch.")
+    if name != "auto":
+        raise UserError(
+            f"these kernels compute in float32 and bfloat16, not in {word}",
+            setting="model.kernels",
+            value=name,
+            remedy="set model.dtype=float32 or bfloat16, or model.kernels=auto",
+        )
+    say(f"slower kernels are used: ours compute in float32 and bfloat16, not in {word}")
 
 
 def kernels_folder() -> Path | None:

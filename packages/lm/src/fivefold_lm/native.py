@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from fivefold_kernels import DecoderPass, DecoderWeights, LayerWeights, PackedMatrix
+from fivefold_kernels import (
+    DecoderPass,
+    DecoderWeights,
+    LayerWeights,
+    PackedMatrix,
+    UnsupportedError,
+)
 from fivefold_kernels.decoder.cpu import Scores
 from fivefold_kernels.decoder.weights import M
 from jaxtyping import Bool, Float, Int
@@ -160,6 +166,12 @@ def _norm(norm: Any) -> Tensor:
 
 
 def _matrix(layer: nn.Module) -> PackedMatrix:
-    assert isinstance(layer, PackedLinear)
-    assert isinstance(layer.product, NativeProduct)
-    return layer.product.matrix
+    """Return a layer's packed matrix.
+
+    Raises:
+        UnsupportedError: it has none of ours: an adapter wraps the layer, or it is of its own kind.
+    """
+    product = layer.product if isinstance(layer, PackedLinear) else None
+    if not isinstance(product, NativeProduct):
+        raise UnsupportedError(f"{type(layer).__name__} stands where a plain linear layer would")
+    return product.matrix

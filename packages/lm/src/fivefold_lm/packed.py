@@ -173,9 +173,10 @@ class PackedHandle:
     swapped: tuple[tuple[nn.Module, str, nn.Linear], ...]
 
     def revert(self) -> None:
-        """Put every original layer back, bit for bit as it was."""
+        """Put every original layer back, bit for bit as it was; what somebody put there stays."""
         for parent, name, original in self.swapped:
-            setattr(parent, name, original)
+            if isinstance(getattr(parent, name, None), PackedLinear):
+                setattr(parent, name, original)
 
 
 @contextmanager
@@ -233,6 +234,11 @@ def pack_linears(
         if type(child) is nn.Linear
     ]
     output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None  # type: ignore[no-untyped-call]
-    for parent, name, child in swapped:
-        setattr(parent, name, PackedLinear(child, head if head and child is output else pack))
-    return PackedHandle(tuple(swapped))
+    handle = PackedHandle(tuple(swapped))
+    try:
+        for parent, name, child in swapped:
+            setattr(parent, name, PackedLinear(child, head if head and child is output else pack))
+    except BaseException:
+        handle.revert()
+        raise
+    return handle
