@@ -54,7 +54,8 @@ def test_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
 @COMPILES
 def test_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UnsupportedError, match="cannot be compiled"):
+    named = rf"folder of compiled kernels, {re.escape(str(tmp_path))}.*cannot be written"
+    with pytest.raises(UnsupportedError, match=named):
         cpu_library("portable", tmp_path / "file" / "below")
 
 
@@ -68,16 +69,54 @@ def test_library_is_compiled_once(monkeypatch, folder):
     assert compiled == []
 
 
+def cut(whole):
+    return whole[: len(whole) // 2]
+
+
+def overwritten(whole):
+    return whole[:5000] + bytes(9000) + whole[14_000:]
+
+
 @COMPILES
-@pytest.mark.parametrize("damage", [b"", b"no library", b"\x7fELF"])
-def test_damaged_library_is_compiled_again(monkeypatch, folder, tmp_path, damage):
+@pytest.mark.parametrize("damaged", [lambda _: b"", lambda _: b"\x7fELF", cut, overwritten])
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_damaged_library_is_compiled_again_and_never_loaded(
+    monkeypatch, folder, tmp_path, damaged, is_sealed
+):
+    """Loaded, one that was cut or overwritten would end the process."""
     cpu_library("portable", folder)
     key = next(key for name, key in build._LOADED if name == "portable")
     whole, file = folder / f"portable-{key}.so", tmp_path / f"portable-{key}.so"
     build._LOADED.clear()
-    file.write_bytes(damage)
-    monkeypatch.setattr(build, "compile_into", lambda to, *_: shutil.copy(whole, to))
+    file.write_bytes(damaged(whole.read_bytes()))
+    seal = whole.with_suffix(".sha256")
+    if is_sealed:
+        shutil.copy(seal, tmp_path)
+
+    def compile_into(to, *_):
+        shutil.copy(whole, to)
+        shutil.copy(seal, tmp_path)
+
+    monkeypatch.setattr(build, "compile_into", compile_into)
     assert cpu_library("portable", tmp_path).ff_lanes() == 4
+
+
+@COMPILES
+def test_compiling_leaves_the_library_and_its_seal(tmp_path):
+    build.compile_into(tmp_path / "x.so", build.find_compiler(), ("-O0",))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.sha256", "x.so"]
+    with pytest.raises(build.CompileError):
+        build.compile_into(tmp_path / "y.so", build.find_compiler(), ("-no-such-flag",))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_compiler_that_is_none_is_named(tmp_path, monkeypatch):
+    script = tmp_path / "cxx"
+    script.write_text("neither a program nor a script")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(UnsupportedError, match=r"cxx is no C\+\+ compiler"):
+        cpu_library("portable", tmp_path)
 
 
 @COMPILES

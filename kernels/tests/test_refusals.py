@@ -169,39 +169,3 @@ def test_threads_of_python_may_share_a_pass(one):
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(run, **{**given, "keys": given["keys"].clone()}) for _ in range(200)]
         assert all(torch.equal(call.result().hidden, wanted) for call in calls)
-
-
-def test_a_library_that_was_cut_or_overwritten_is_compiled_again(tmp_path, monkeypatch):
-    from fivefold_kernels.native import library as module
-
-    monkeypatch.setattr(module, "_LOADED", {})
-    said = []
-    cpu_library("portable", tmp_path, said.append)
-    (file,) = tmp_path.glob("*.so")
-    whole = file.read_bytes()
-    assert len(said) == 1
-    for damaged in (whole[: len(whole) // 2], whole[:5000] + b"\0" * 9000 + whole[14_000:]):
-        file.unlink()  # the one that is loaded stays as it is
-        file.write_bytes(damaged)
-        module._LOADED.clear()
-        cpu_library("portable", tmp_path, said.append)
-        assert file.read_bytes() == whole
-    assert len(said) == 3
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_a_compiler_that_is_none_and_a_folder_that_cannot_be_written_are_told(
-    tmp_path, monkeypatch
-):
-    from fivefold_kernels.native import library as module
-
-    monkeypatch.setattr(module, "_LOADED", {})
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UnsupportedError, match=r"folder of compiled kernels.*cannot be written"):
-        cpu_library("portable", tmp_path / "file")
-    script = tmp_path / "cxx"
-    script.write_text("neither a program nor a script")
-    script.chmod(0o755)
-    monkeypatch.setenv("CXX", str(script))
-    with pytest.raises(UnsupportedError, match="is no C\\+\\+ compiler"):
-        cpu_library("portable", tmp_path)
