@@ -31,7 +31,8 @@ _ROUNDED = {
     "file": (Format.Q4, Format.Q8),
 }
 """Formats of the layers and of the output layer, which stays at 8 bits as in GGUF files."""
-_FLOATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
+OUR_FLOATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16}
+"""Number formats that our kernels compute in."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ def choose_kernels(
             value=name,
             remedy="set model.device=cuda, or model.kernels=auto",
         )
-    if name == "torch" or (dtype not in _FLOATS and weights != "float"):
+    if name == "torch" or (dtype not in OUR_FLOATS and weights != "float"):
         return _without_ours(None, name, weights, dtype)
-    if dtype not in _FLOATS:
+    if dtype not in OUR_FLOATS:
         _refuse_or_say(name, dtype, say)
         return None
     if name == "onednn":
@@ -131,7 +132,7 @@ def choose_kernels(
         return _onednn()
     chosen = build_name(library)
     if weights == "float":
-        return Kernels(chosen, native_pack(_FLOATS[dtype], library), library=library)
+        return Kernels(chosen, native_pack(OUR_FLOATS[dtype], library), library=library)
     body, head = _ROUNDED[weights]
     packs = native_pack(body, library), native_pack(head, library)
     return Kernels(f"{chosen}-{weights}", *packs, library, is_rounded=True)
@@ -241,7 +242,7 @@ def is_rounded(module: nn.Module) -> bool:
 def can_speed_up(module: nn.Module) -> bool:
     """Say whether packing applies at all: float weights on the CPU."""
     return all(
-        weight.device.type == "cpu" and weight.dtype in _FLOATS for weight in module.parameters()
+        weight.device.type == "cpu" and weight.dtype in OUR_FLOATS for weight in module.parameters()
     )
 
 
@@ -255,7 +256,7 @@ def _without_ours(
 ) -> Kernels | None:
     if weights != "float":
         remedies = ["model.kernels=auto"] if name in ("torch", "onednn") else []
-        remedies += [] if dtype in _FLOATS else ["model.dtype=float32"]
+        remedies += [] if dtype in OUR_FLOATS else ["model.dtype=float32"]
         raise UserError(
             f"only the CPU kernels hold {weights} weights, with float32 or bfloat16 beside them",
             setting="model.weights",

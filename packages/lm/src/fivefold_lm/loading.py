@@ -27,6 +27,7 @@ from .config import ModelConfig
 from .gguf_blocks import blocks_folder, load_blocks
 from .gguf_file import converted, is_gguf
 from .kernels import (
+    OUR_FLOATS,
     Kernels,
     can_speed_up,
     choose_gpu_kernels,
@@ -90,11 +91,12 @@ def _kernels_of(
     Raises:
         UserError: kernels or weights that do not go with the device or the dtype.
     """
-    if can_speed_up(module) or (module.device.type == "cpu" and config.kernels == "triton"):
+    is_cpu, is_other = module.device.type == "cpu", module.dtype not in OUR_FLOATS
+    if can_speed_up(module) or (is_cpu and (is_other or config.kernels == "triton")):
         return choose_kernels(config.kernels, config.weights, module.dtype, say)
     if config.weights != "float":
         raise _only_on_cpu(config)
-    if module.device.type == "cpu":
+    if is_cpu:
         return None
     return choose_gpu_kernels(config.kernels, module.device, say)
 
@@ -314,7 +316,11 @@ def explain(error: BaseException, config: ModelConfig, where: str) -> UserError:
     if caused_by(ImportError):
         return say(f"a package is missing ({text})", "install it, or choose another model")
     if caused_by(SafetensorError, EOFError):
-        return say(f"its weights are damaged ({text})", "fetch the model again")
+        return say(
+            f"its weights in {where} are damaged ({text})",
+            "fetch the model again; one that Fivefold made is made anew after "
+            "fivefold cache clear entry=models",
+        )
     if "model type" in text or "Unrecognized" in text:
         return say(
             "its architecture is unknown to the installed transformers",
