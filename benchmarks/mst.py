@@ -1,7 +1,8 @@
 """How far mini-sequences reach in the same memory, how fast, and whether they change anything.
 
-`python benchmarks/mst.py [--quick] [--out DIR] [--device cpu|cuda]` writes `DIR/result.json`; with
-`--part` one part is measured and printed, and nothing is written. Plain and checkpointing are
+`python benchmarks/mst.py [--quick] [--out DIR] [--device cpu|cuda]` writes `DIR/result.json`, after
+each part; with `--part` one part is measured and printed, and nothing is written but with `--keep`:
+then it is put into the record that is there. Plain and checkpointing are
 unpatched transformers with sdpa, `use_cache=False` and its own loss, in the same dtype with the
 same optimizer and with gradients allocated. Memory is live bytes over parameters, gradients and
 optimizer state, counted operation by operation; on a GPU the allocator's own figures stand beside
@@ -27,8 +28,9 @@ them. Figures:
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,16 @@ from mst_gpu import measure_gpu
 from mst_lengths import measure_lengths
 from mst_planner import measure_planner, published
 from mst_speed import measure_speed
+
+KINDS = {
+    "lengths": ("length", "confirmed"),
+    "published": ("published",),
+    "planner": ("planner",),
+    "speed": ("speed",),
+    "convergence": ("convergence", "difference"),
+    "gpu": ("gpu length", "gpu speed"),
+}
+"""What the rows of each part are about; the last is there on a GPU alone."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +92,38 @@ def main() -> int:
     if device.type == "cpu":
         result.environment["threads"] = num_cores()
         torch.set_num_threads(num_cores())
-    parts = parts_of(case, device, result, None if options.part else options.out)
-    for part in [options.part] if options.part else parts:
+    is_kept = options.keep or not options.part
+    parts = parts_of(case, device, result, options.out if is_kept else None)
+    chosen = [options.part] if options.part else list(parts)
+    if options.part and options.part not in parts:
+        raise SystemExit("the part gpu needs --device cuda")
+    if options.keep:
+        keep(result, options.out / "result.json", chosen)
+    for part in chosen:
         began = time.perf_counter()
         parts[part]()
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-    if not options.part:
-        options.out.mkdir(parents=True, exist_ok=True)
-        result.write(options.out)
+        if is_kept:
+            missing = [name for name in parts if not any(map(KINDS[name].count, whats(result)))]
+            result.status = "partial" if missing else "ok"
+            options.out.mkdir(parents=True, exist_ok=True)
+            result.write(options.out)
     for figure, value in result.figures.items():
         print(f"{figure} = {value}")
     return 0
+
+
+def whats(result: Result) -> list[str]:
+    """Return what the rows are about."""
+    return [str(row["what"]) for row in result.rows]
+
+
+def keep(result: Result, path: Path, chosen: Sequence[str]) -> None:
+    """Begin with the figures and rows that an earlier run left of other parts."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    anew = [kind for part in chosen for kind in KINDS[part]]
+    result.rows += [row for row in record["rows"] if row["what"] not in anew]
+    result.figures |= record["figures"]
 
 
 def parts_of(
@@ -115,8 +148,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/mst"))
     parser.add_argument("--device", default="cpu", help="cpu, or cuda where there is one")
-    parts = ("lengths", "published", "planner", "speed", "convergence")
-    parser.add_argument("--part", choices=parts, help="measure and print this alone")
+    parser.add_argument("--part", choices=list(KINDS), help="measure and print this alone")
+    parser.add_argument("--keep", action="store_true", help="what DIR holds of other parts")
     return parser.parse_args()
 
 
