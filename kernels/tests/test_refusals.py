@@ -44,6 +44,7 @@ INDEX = torch.tensor([[0, 1]])
         lambda lib: pack(lib).with_bias(floats(17)),
         lambda lib: PackedMatrix.pack(floats(4, 0), Format.Q4, lib),
         lambda lib: PackedMatrix.pack(floats(4, 32), 99, lib),
+        lambda lib: PackedMatrix.pack(floats(4, 32) / 0, Format.I8, lib),
         lambda lib: PackedMatrix.of_blocks(floats(4, 20), "Q4_1", lib),
         lambda lib: PackedMatrix.of_blocks(torch.empty(4, 20, dtype=torch.uint8)[0], "Q4_1", lib),
         lambda lib: PackedMatrix.of_blocks(META.to(torch.uint8), "Q4_1", lib),

@@ -7,9 +7,10 @@ import torch
 from fivefold import UserError
 from fivefold_kernels import UnsupportedError
 from fivefold_kernels.native.library import has_compiler
+from fivefold_lm import ModelConfig, load_model
 from fivefold_lm.kernels import choose_kernels, speed_up, speedup_of
 from fivefold_lm.packed import PackedLinear
-from fivefold_lm.testing import llama_family, random_module
+from fivefold_lm.testing import llama_family, random_module, tiny_model
 from torch import nn
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
@@ -122,3 +123,12 @@ def test_rounded_weights_without_a_compiler_name_their_own_setting(monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent")
     with pytest.raises(UserError, match=r"no C\+\+ compiler.*model\.weights=int8\); set model\.w"):
         choose_kernels("auto", "int8", torch.float32)
+
+
+def test_a_checkpoint_that_holds_no_numbers_is_refused_where_rounding_would_hide_them(tmp_path):
+    model = tiny_model()
+    model.module.model.layers[0].mlp.up_proj.weight.data[3, 4] = float("nan")
+    model.module.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"NaN or inf.*\(model\.weights=int8\); set model\.weights"):
+        load_model(ModelConfig(name=str(tmp_path), weights="int8"))

@@ -58,7 +58,8 @@ class PackedMatrix:
         """Pack a matrix of floats; I8, Q4 and Q8 round it to nearest.
 
         Raises:
-            UnsupportedError: the weight is not float32 or bfloat16 on the CPU.
+            UnsupportedError: the weight is not float32 or bfloat16 on the CPU, or is to be rounded
+                and holds what is no number.
         """
         if weight.device.type != "cpu" or weight.dtype not in _KINDS or weight.ndim != 2:
             raise UnsupportedError(
@@ -71,6 +72,8 @@ class PackedMatrix:
         out_features, in_features = weight.shape
         if bias is not None:
             check_floats("bias", bias, (out_features,))
+        if format not in (Format.F32, Format.BF16) and not bool(source.isfinite().all()):
+            raise UnsupportedError("a weight holds NaN or inf, which rounding would hide")
         return cls._packed(
             source, _KINDS[weight.dtype], format, out_features, in_features, library, bias
         )

@@ -9,6 +9,7 @@ import jinja2
 import torch
 from fivefold import UserError, nearest
 from fivefold.errors import near
+from fivefold_kernels import UnsupportedError
 from huggingface_hub import errors as hub
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.utils._validators import validate_repo_id
@@ -79,7 +80,15 @@ def load(config: ModelConfig, say: Callable[[str], None]) -> LanguageModel:
         tokenizer.chat_template = template
     kernels = _kernels_of(module, config, say)
     if kernels is not None:
-        speed_up(module, kernels, say)
+        try:
+            speed_up(module, kernels, say)
+        except UnsupportedError as error:
+            raise UserError(
+                f"the weights cannot be packed: {error}",
+                setting="model.weights",
+                value=config.weights,
+                remedy="set model.weights=float, or choose another model",
+            ) from error
     return LanguageModel.wrap(module, tokenizer, config.name)
 
 
