@@ -326,8 +326,8 @@ def explain(error: BaseException, config: ModelConfig, where: str) -> UserError:
         return say(f"a package is missing ({text})", "install it, or choose another model")
     if caused_by(SafetensorError, EOFError):
         return say(
-            f"its weights in {where} are damaged ({text})",
-            "fetch the model again; one that Fivefold made is made anew after "
+            f"its weights are damaged ({text})",
+            f"fetch the model again (it is in {where}); one that Fivefold made is made anew after "
             "fivefold cache clear entry=models",
         )
     if "model type" in text or "Unrecognized" in text:
