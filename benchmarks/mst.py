@@ -28,9 +28,8 @@ them. Figures:
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from mst_gpu import measure_gpu
 from mst_lengths import measure_lengths
 from mst_planner import measure_planner, published
 from mst_speed import measure_speed
+from records import keep
 
 KINDS = {
     "lengths": ("length", "confirmed"),
@@ -98,32 +98,21 @@ def main() -> int:
     if options.part and options.part not in parts:
         raise SystemExit("the part gpu needs --device cuda")
     if options.keep:
-        keep(result, options.out / "result.json", chosen)
+        anew = {kind for part in chosen for kind in KINDS[part]}
+        keep(result, options.out / "result.json", lambda row: row["what"] in anew)
     for part in chosen:
         began = time.perf_counter()
         parts[part]()
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
         if is_kept:
-            missing = [name for name in parts if not any(map(KINDS[name].count, whats(result)))]
-            result.status = "partial" if missing else "ok"
+            measured = {row["what"] for row in result.rows}
+            is_whole = not any(measured.isdisjoint(KINDS[name]) for name in parts)
+            result.status = "ok" if is_whole else "partial"
             options.out.mkdir(parents=True, exist_ok=True)
             result.write(options.out)
     for figure, value in result.figures.items():
         print(f"{figure} = {value}")
     return 0
-
-
-def whats(result: Result) -> list[str]:
-    """Return what the rows are about."""
-    return [str(row["what"]) for row in result.rows]
-
-
-def keep(result: Result, path: Path, chosen: Sequence[str]) -> None:
-    """Begin with the figures and rows that an earlier run left of other parts."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    anew = [kind for part in chosen for kind in KINDS[part]]
-    result.rows += [row for row in record["rows"] if row["what"] not in anew]
-    result.figures |= record["figures"]
 
 
 def parts_of(

@@ -25,8 +25,6 @@ The planner is blind: an oracle answers its measurements and counts; the judge a
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from quark_noise import measure_noise
 from quark_pictures import draw
 from quark_scaling import measure_scaling
 from quark_speed import measure_memory, measure_speed
+from records import keep
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def main() -> int:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     if options.keep:
-        keep(result, options.out / "result.json", options.parts)
+        keep(result, options.out / "result.json", lambda row: row["part"] in options.parts)
     for name in options.parts:
         before = len(result.rows)
         parts[name]()
@@ -85,15 +84,6 @@ def main() -> int:
     for name, value in result.figures.items():
         print(f"{name} {value:.4g}" if value is not None else f"{name} -")
     return 0
-
-
-def keep(result: Result, path: Path, parts: Sequence[str]) -> None:
-    """Begin with the figures and rows that an earlier run left of other parts."""
-    if not path.exists():
-        return
-    record = json.loads(path.read_text(encoding="utf-8"))
-    result.rows += [row for row in record["rows"] if row["part"] not in parts]
-    result.figures |= record["figures"]
 
 
 def read_options() -> argparse.Namespace:

@@ -147,8 +147,8 @@ def static_pass(
     def product(matrix: FloatMatrix, x: Tensor, add: Tensor | None = None) -> Tensor:
         return o.float_linear(x, matrix.weight, matrix.bias, add)
 
-    def heads_of(product: Tensor, norm: Tensor | None = None) -> Tensor:
-        flat = product.view(-1, w.dim)
+    def heads_of(flat: Tensor, norm: Tensor | None = None) -> Tensor:
+        flat = flat.view(-1, w.dim)
         normed = flat if norm is None else o.rms_norm(flat, norm, w.eps, torch.float32)
         return normed.view(len(rows), -1, w.dim)
 
