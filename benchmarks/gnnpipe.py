@@ -1,8 +1,9 @@
 """GNNPipe against graph parallelism and one device: bytes, time, accuracy, what it costs alone.
 
-`python benchmarks/gnnpipe.py [--quick] [--only PART,…] [--out DIR]` writes `DIR/result.json` and
-its pictures. Parts: volume, time, accuracy, staleness, alone, gpu; staleness
-has rows and no figure: one technique of the source changed at a time. Figures:
+`python benchmarks/gnnpipe.py [--quick] [--only PART,…] [--keep] [--out DIR]` writes
+`DIR/result.json` and its pictures. Parts: volume, time, accuracy, staleness, alone, gpu; staleness
+has rows and no figure: one technique of the source changed at a time. `--keep` leaves in the record
+what it holds of other parts. Figures:
 
 - `bytes_graph_over_pipe_debian`: bytes an epoch of graph parallelism (the best partition found)
   over the pipeline's, Debian graph, 32 layers, 4 devices; `bytes_graph_over_pipe_preferential`: the
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -40,6 +42,7 @@ from gnnpipe_gpu import measure_gpu
 from gnnpipe_staleness import measure_staleness
 from gnnpipe_time import measure_time
 from gnnpipe_volume import measure_volume
+from records import keep
 
 PARTS: dict[str, Callable[[Case, Result, Path], None]] = {
     "volume": measure_volume,
@@ -49,6 +52,14 @@ PARTS: dict[str, Callable[[Case, Result, Path], None]] = {
     "alone": measure_alone,
     "gpu": measure_gpu,
 }
+ROWS = {
+    "volume": ("volume", "headline"),
+    "time": ("time", "rates"),
+    "accuracy": ("accuracy", "accuracy_cell"),
+    "staleness": ("staleness",),
+    "alone": ("alone", "growth"),
+}
+"""The rows of each part that a CPU can measure, by what they call themselves."""
 
 
 def main() -> None:
@@ -56,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small case, in minutes")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--keep", action="store_true", help="what DIR holds of other parts")
     parser.add_argument("--out", default="docs/benchmarks/gnnpipe", help="folder of the record")
     words = parser.parse_args()
     wanted = words.only.split(",")
@@ -67,11 +79,15 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     result = Result("benchmark gnnpipe")
-    result.environment["threads"] = 1
-    if case is QUICK:
-        result.environment["quick_case"] = case.name
+    result.environment |= {"threads": 1, "quick_case": words.quick, **asdict(case)}
+    if words.keep:
+        anew = {kind for name in wanted for kind in ROWS.get(name, (name,))}
+        keep(result, out / "result.json", lambda row: row["part"] in anew)
     for name in wanted:
         PARTS[name](case, result, out)
+        measured = {row["part"] for row in result.rows}
+        is_whole = all(measured >= set(kinds) for kinds in ROWS.values())
+        result.status = "ok" if is_whole else "partial"
         result.write(out)  # what is measured is kept, whatever becomes of the rest
     print(result.as_json())
 

@@ -23,19 +23,19 @@ _ENOUGH = 0.95
 
 def measure_accuracy(case: Case, result: Result, out: Path) -> None:
     """Train with and without the pipeline on paired seeds."""
-    cells = [(model, layers, s) for model, layers, seeds in case.accuracy for s in range(seeds)]
-    runs = [run for cell in cells for run in _pair(case, *cell)]
-    curves = list(train_all(runs))
-    for run, curve in zip(runs, curves, strict=True):
-        result.rows.append(_row(run, curve))
-    pairs = dict(zip(cells, zip(curves[::2], curves[1::2], strict=True), strict=True))
+    pairs: dict[tuple[str, int, int], tuple[Curve, Curve]] = {}
     cells_found, ratios = [], []
     for model, layers, seeds in case.accuracy:
-        some = [pairs[model, layers, seed] for seed in range(seeds)]
+        runs = [run for seed in range(seeds) for run in _pair(case, model, layers, seed)]
+        curves = list(train_all(runs))
+        result.rows += [_row(run, curve) for run, curve in zip(runs, curves, strict=True)]
+        some = list(zip(curves[::2], curves[1::2], strict=True))
+        pairs |= {(model, layers, seed): pair for seed, pair in enumerate(some)}
         cells_found.append(_difference(some))
         ratios.append(_ratio_of_epochs(some))
         names = {"part": "accuracy_cell", "model": model, "layers": layers, "seeds": seeds}
         result.rows.append({**names, **cells_found[-1], "epochs_to_95_percent_ratio": ratios[-1]})
+        print(result.rows[-1], flush=True)
     figures, known = result.figures, [ratio for ratio in ratios if ratio is not None]
     figures["accuracy_worst_difference_points"] = min(c["high_points"] for c in cells_found)
     figures["accuracy_worst_mean_points"] = min(c["mean_points"] for c in cells_found)

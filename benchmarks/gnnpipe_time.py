@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def measure_time(case: Case, result: Result, out: Path) -> None:
                     "real": real,
                 }
             )
+            print(result.rows[-1], flush=True)
     result.figures["planner_worst_error" + suffix] = max(errors)
     plain = timed(_case_of(case, "plain", {}), 1, None, 3600)
     result.rows.append(
@@ -59,9 +60,10 @@ def measure_time(case: Case, result: Result, out: Path) -> None:
     )
     curve = []
     for rate in case.rates:
-        times = _both(case, 2, rate, real)
+        times = _both(replace(case, epochs_timed=2), 2, rate, real)
         curve.append((rate, times["graph_parallel"], times["gnnpipe"]))
         result.rows.append({"part": "rates", "processes": 2, "mbit": rate, "real": real, **times})
+        print(result.rows[-1], flush=True)
     result.figures["crossing_mbit" + suffix] = _crossing(curve)
     draw_rates(curve, plain["seconds"], out / "rates.png", real=real)
 

@@ -64,7 +64,7 @@ def losses(
     """Fine-tune and return the loss of every step."""
     module: Any = model.module.to(device).train()  # type: ignore[arg-type]
     module.requires_grad_(True)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr, fused=True)
     found = []
     with apply(module):
         for step in range(steps):

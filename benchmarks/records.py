@@ -11,7 +11,7 @@ from fivefold.result import Result
 
 
 def keep(result: Result, path: Path, is_anew: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Begin with the figures and rows of a record, if there is one.
+    """Begin with what a record holds, if there is one: figures, rows, and settings of other parts.
 
     Args:
         result: takes them.
@@ -23,3 +23,4 @@ def keep(result: Result, path: Path, is_anew: Callable[[Mapping[str, Any]], bool
     record = json.loads(path.read_text(encoding="utf-8"))
     result.rows += [row for row in record["rows"] if not is_anew(row)]
     result.figures |= record["figures"]
+    result.environment = record["environment"] | result.environment

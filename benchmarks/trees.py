@@ -1,9 +1,9 @@
 """How much a planned tree yields: against its prediction, against chains, by size, by rule.
 
-`python benchmarks/trees.py [--quick] [--out DIR]` writes `DIR/result.json` and its pictures. No
-figure here is a time: all are tokens a target pass, or shares. A cell is a draft, a temperature
-and a class of prompts, of which the held-out half is decoded. Vectors are measured teacher-forced
-on plain answers to these prompts. Figures (each the worst of its cells):
+`python benchmarks/trees.py [--quick] [--dtype FORMAT] [--out DIR]` writes `DIR/result.json` and its
+pictures. No figure here is a time: all are tokens a target pass, or shares. A cell is a draft, a
+temperature and a class of prompts, of which the held-out half is decoded. Vectors are measured
+teacher-forced on plain answers to these prompts. Figures (each the worst of its cells):
 
 - `prediction_error`: |measured / F(T) - 1| of Sequoia's trees, F by depth and parent's rank;
   `prediction_error_plain`: F by one vector for all nodes;
@@ -112,14 +112,17 @@ def main() -> int:
     given = {name: value for name in ("prompts", "tokens") if (value := getattr(options, name))}
     case = replace(case, **given)
     result = Result("benchmarks/trees")
-    result.environment |= {"quick_case": options.quick, "model": options.model, **vars(case)}
+    model = ModelConfig(name=options.model, dtype=options.dtype)
+    result.environment |= {"quick_case": options.quick, "model": model.name, **vars(case)}
+    result.environment["dtype"] = model.dtype
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Trees(load(ModelConfig(name=options.model), print), case, result, options.batch)
+    bench = Trees(load(model, print), case, result, options.batch)
     result.status = "partial"  # until all is done
     for kind, temperature, name in product(case.kinds, case.temperatures, case.classes):
         bench.cell(kind, temperature, name)
         result.write(options.out)
     bench.growth()
+    result.write(options.out)
     bench.rules()
     bench.figures()
     result.status = "ok"
@@ -134,6 +137,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/trees"))
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
+    parser.add_argument("--dtype", default="float32", help="as in `model.dtype=FORMAT`")
     parser.add_argument("--prompts", type=int, help="of each half; default: the case's")
     parser.add_argument("--tokens", type=int, help="of each text; default: the case's")
     parser.add_argument("--batch", type=int, default=8, help="prompts decoded together")
@@ -251,7 +255,8 @@ class Trees:
             "p": list(vector.probs[:4]),
         }
         self.result.rows.append(row)
-        print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
+        shown = {key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}
+        print(shown, flush=True)
 
     def growth(self) -> None:
         """Record tokens a pass by size, of every method that is installed and takes the size."""
