@@ -80,6 +80,7 @@ class Case:
         tokens: new tokens a prompt.
         temperatures: of yield.
         growth: sizes of the plot of growth.
+        growth_prompts: decoded for each point of it.
         rule_temperatures: of the comparison of rules.
         classes: of prompts.
         kinds: of drafts.
@@ -92,6 +93,7 @@ class Case:
     rule_temperatures: tuple[float, ...]
     classes: tuple[str, ...] = ("chat", "humaneval")
     kinds: tuple[str, ...] = ("independent", "feature_head")
+    growth_prompts: int = 4
 
 
 FULL = Case(
@@ -219,13 +221,10 @@ class Trees:
                     decoded,
                 )
             vector = vectors["held_out"]
-            chains = {
-                "chain": TreeTopology.chain(nodes - 1),
-                "k_chains": max(
-                    (k_chains(nodes, k) for k in range(1, min(nodes - 1, 32) + 1)),
-                    key=vector.expected_tokens,
-                ),
-            }
+            chains = {"chain": TreeTopology.chain(nodes - 1)}
+            if nodes == SIZES[-1]:
+                some = [k_chains(nodes, k) for k in range(1, 33)]
+                chains["k_chains"] = max(some, key=vector.expected_tokens)
             for label, tree in chains.items():
                 self.yield_row(
                     {**cell, "measured_on": "held_out", "ranked": True, "tree": label},
@@ -261,7 +260,7 @@ class Trees:
     def growth(self) -> None:
         """Record tokens a pass by size, of every method that is installed and takes the size."""
         name, temperature = self.case.classes[0], self.case.temperatures[0]
-        prompts = self.prompts(name, held_out=True)
+        prompts = self.prompts(name, held_out=True)[: self.case.growth_prompts]
         for method, nodes in product(METHODS, self.case.growth):
             row: dict[str, object] = {"growth": method, "nodes": nodes, "prompts": name}
             try:

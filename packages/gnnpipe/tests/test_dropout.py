@@ -52,6 +52,13 @@ def test_gradient_is_that_of_the_mask():
     assert torch.equal(values.grad, (dropped != 0) * 2.0)
 
 
+def test_what_needs_no_gradient_is_masked_block_by_block_to_the_same_numbers():
+    values, vertices = torch.randn(9000, 64), torch.randperm(9000)
+    expected = values * keep_mask(64, 0.3, 11, vertices) * (1 / 0.7)
+    torch.testing.assert_close(keyed_dropout(values, 0.3, 11, vertices), expected)
+    assert keyed_dropout(values[:0], 0.3, 11, vertices[:0]).shape == (0, 64)
+
+
 def test_nothing_dropped_is_the_tensor_itself():
     values = torch.randn(3, 3)
     assert keyed_dropout(values, 0.0, 7, torch.arange(3)) is values

@@ -16,6 +16,8 @@ from torch import Tensor
 _ROUND_1, _ROUND_2 = 0x21F0AAAD, 0x735A2D97
 _GOLDEN = 0x61C88647
 _HALF = 1 << 16
+_BLOCK = 1 << 18
+"""Entries whose mask is made at a time where no gradient needs it: they stay in a core's cache."""
 
 
 def dropout_key(seed: int, epoch: int, layer: int) -> int:
@@ -43,8 +45,24 @@ def keyed_dropout(
     """
     if p == 0.0:
         return values
-    mask = keep_mask(values.shape[1], p, key, vertices).to(values.dtype)
-    return values * mask.mul_(1.0 / (1.0 - p))
+    if not (torch.is_grad_enabled() and values.requires_grad):
+        return _dropped_in_blocks(values, p, key, vertices)
+    return values * _scaled_mask(values, p, key, vertices)
+
+
+def _dropped_in_blocks(values: Tensor, p: float, key: int, vertices: Tensor) -> Tensor:
+    dropped = torch.empty_like(values)
+    rows = max(1, _BLOCK // max(1, values.shape[1]))
+    for part, ids, out in zip(
+        values.split(rows), vertices.split(rows), dropped.split(rows), strict=True
+    ):
+        torch.mul(part, _scaled_mask(part, p, key, ids), out=out)
+    return dropped
+
+
+def _scaled_mask(values: Tensor, p: float, key: int, vertices: Tensor) -> Tensor:
+    keep = keep_mask(values.shape[1], p, key, vertices)
+    return keep.to(values.dtype).mul_(1.0 / (1.0 - p))
 
 
 def keep_mask(
