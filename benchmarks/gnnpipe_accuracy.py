@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from fivefold.result import Result
 from fivefold_gnnpipe import GNNPipeConfig, PlainConfig
@@ -17,37 +18,52 @@ from gnnpipe_runs import TrainingRun, train_all
 
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 7: 2.365}
 """Two-sided 95 % points of Student's t by degrees of freedom."""
+METHODS = ("plain", "gnnpipe")
+"""Full-graph training, and the stale pipeline."""
+Row = dict[str, Any]
+Key = tuple[str, int, int, str]
+"""Model, layers, seed, method."""
 _ENOUGH = 0.95
 """Share of the full graph's final validation score that counts as reached."""
 
 
 def measure_accuracy(case: Case, result: Result, out: Path) -> None:
-    """Train with and without the pipeline on paired seeds."""
-    pairs: dict[tuple[str, int, int], tuple[Curve, Curve]] = {}
-    cells_found, ratios = [], []
+    """Train with and without the pipeline on paired seeds; runs that are recorded are not run.
+
+    Args:
+        case: models, depths, seeds.
+        result: takes a row a run, as it ends, and a row a cell.
+        out: folder of the record and the picture.
+    """
+    cells = [(model, layers, seed) for model, layers, n in case.accuracy for seed in range(n)]
+    runs = {(*cell, name): run for cell in cells for name, run in _pair(case, *cell).items()}
+    found = {_key(row): row for row in result.rows if row["part"] == "accuracy"}
+    missing = {key: run for key, run in runs.items() if key not in found}
+    for key, curve in zip(missing, train_all(list(missing.values())), strict=True):
+        found[key] = _row(key, curve)
+        result.rows.append(found[key])
+        result.write(out)
+    judged = []
     for model, layers, seeds in case.accuracy:
-        runs = [run for seed in range(seeds) for run in _pair(case, model, layers, seed)]
-        curves = list(train_all(runs))
-        result.rows += [_row(run, curve) for run, curve in zip(runs, curves, strict=True)]
-        some = list(zip(curves[::2], curves[1::2], strict=True))
-        pairs |= {(model, layers, seed): pair for seed, pair in enumerate(some)}
-        cells_found.append(_difference(some))
-        ratios.append(_ratio_of_epochs(some))
-        names = {"part": "accuracy_cell", "model": model, "layers": layers, "seeds": seeds}
-        result.rows.append({**names, **cells_found[-1], "epochs_to_95_percent_ratio": ratios[-1]})
-        print(result.rows[-1], flush=True)
-    figures, known = result.figures, [ratio for ratio in ratios if ratio is not None]
-    figures["accuracy_worst_difference_points"] = min(c["high_points"] for c in cells_found)
-    figures["accuracy_worst_mean_points"] = min(c["mean_points"] for c in cells_found)
-    figures["epochs_to_95_percent_ratio"] = max(known) if len(known) == len(ratios) else None
-    draw_accuracy(pairs, out / "accuracy.png")
+        pairs = [tuple(found[model, layers, s, name] for name in METHODS) for s in range(seeds)]
+        cell: Row = {"part": "accuracy_cell", "model": model, "layers": layers, "seeds": seeds}
+        cell |= {**_difference(pairs), "epochs_to_95_percent_ratio": _ratio_of_epochs(pairs)}
+        judged.append(cell)
+    result.rows += judged
+    ratios = [cell["epochs_to_95_percent_ratio"] for cell in judged]
+    figures = result.figures
+    figures["accuracy_worst_difference_points"] = min(cell["high_points"] for cell in judged)
+    figures["accuracy_worst_mean_points"] = min(cell["mean_points"] for cell in judged)
+    figures["epochs_to_95_percent_ratio"] = None if None in ratios else max(ratios)
+    draw_accuracy([found[key] for key in runs], out / "accuracy.png")
 
 
-def _pair(case: Case, model: str, layers: int, seed: int) -> list[TrainingRun]:
-    """Return full-graph training and the pipeline from one seed."""
-    history = HistoryConfig(refresh=case.refresh)
-    return [
-        TrainingRun(
+def _pair(case: Case, model: str, layers: int, seed: int) -> dict[str, TrainingRun]:
+    """Return full-graph training and the pipeline from one seed, by name."""
+    stale = GNNPipeConfig(stages=2, history=HistoryConfig(refresh=case.refresh))
+    ways: tuple[PlainConfig | GNNPipeConfig, ...] = (PlainConfig(), stale)
+    return {
+        name: TrainingRun(
             data=json.dumps(case.data),
             model=model,
             layers=layers,
@@ -56,46 +72,50 @@ def _pair(case: Case, model: str, layers: int, seed: int) -> list[TrainingRun]:
             seed=seed,
             settings=settings,
         )
-        for settings in (PlainConfig(), GNNPipeConfig(stages=2, history=history))
-    ]
+        for name, settings in zip(METHODS, ways, strict=True)
+    }
 
 
-def _row(run: TrainingRun, curve: Curve) -> dict[str, object]:
+def _key(row: Row) -> Key:
+    return row["model"], row["layers"], row["seed"], row["method"]
+
+
+def _row(key: Key, curve: Curve) -> Row:
+    model, layers, seed, method = key
+    points = [point for point in curve.points if point.val is not None]
     return {
         "part": "accuracy",
-        "model": run.model,
-        "layers": run.layers,
-        "seed": run.seed,
-        "method": "plain" if isinstance(run.settings, PlainConfig) else "gnnpipe",
+        "model": model,
+        "layers": layers,
+        "seed": seed,
+        "method": method,
         "val": curve.best.val,
         "test": curve.best.test,
         "best_epoch": curve.best_epoch,
         "final_loss": curve.points[-1].loss,
+        "epochs": [point.epoch for point in points],
+        "vals": [point.val for point in points],
     }
 
 
-def _difference(pairs: Sequence[tuple[Curve, Curve]]) -> dict[str, float]:
+def _difference(pairs: Sequence[tuple[Row, ...]]) -> dict[str, float]:
     """Return the mean paired difference in points of test accuracy, and its 95 % interval."""
-    differences = [
-        100 * (pipe.best.test - plain.best.test)
-        for plain, pipe in pairs
-        if pipe.best.test is not None and plain.best.test is not None
-    ]
+    differences = [100 * (pipe["test"] - plain["test"]) for plain, pipe in pairs]
     mean = fmean(differences)
     half = T_95[len(differences) - 1] * stdev(differences) / len(differences) ** 0.5
     return {"mean_points": mean, "low_points": mean - half, "high_points": mean + half}
 
 
-def _ratio_of_epochs(pairs: Sequence[tuple[Curve, Curve]]) -> float | None:
+def _ratio_of_epochs(pairs: Sequence[tuple[Row, ...]]) -> float | None:
     """Return mean epochs of the pipeline over those of the full graph; nothing if one is never."""
-    wanted = [_ENOUGH * (plain.last.val or 0.0) for plain, _ in pairs]
-    plain = [_epochs_to(curve, score) for (curve, _), score in zip(pairs, wanted, strict=True)]
-    pipe = [_epochs_to(curve, score) for (_, curve), score in zip(pairs, wanted, strict=True)]
-    reached = [epochs for epochs in (*plain, *pipe) if epochs is not None]
-    if len(reached) < 2 * len(pairs):
-        return None
-    return sum(reached[len(pairs) :]) / sum(reached[: len(pairs)])
+    reached = [
+        [_epochs_to(row, _ENOUGH * plain["vals"][-1]) for row in (plain, pipe)]
+        for plain, pipe in pairs
+    ]
+    plain, pipe = zip(*reached, strict=True)
+    return None if None in (*plain, *pipe) else sum(pipe) / sum(plain)
 
 
-def _epochs_to(curve: Curve, score: float) -> int | None:
-    return next((p.epoch for p in curve.points if p.val is not None and p.val >= score), None)
+def _epochs_to(row: Row, score: float) -> int | None:
+    both = zip(row["epochs"], row["vals"], strict=True)
+    return next((epoch for epoch, val in both if val >= score), None)

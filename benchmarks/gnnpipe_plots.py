@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fivefold_gnnpipe.engine.loop import Curve
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -33,30 +32,24 @@ def draw_rates(
     figure.savefig(path, dpi=150)
 
 
-def draw_accuracy(curves: Mapping[tuple[str, int, int], tuple[Curve, Curve]], path: Path) -> None:
-    """Draw validation accuracy over epochs: a panel a model and depth, a line a seed.
+def draw_accuracy(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw validation accuracy over epochs: a panel a model and depth, a line a run.
 
     Args:
-        curves: by model, layers and seed: full graph, pipeline.
+        runs: the rows of all runs.
         path: the picture.
     """
-    cells = list(dict.fromkeys((model, layers) for model, layers, _ in curves))
+    cells = list(dict.fromkeys((run["model"], run["layers"]) for run in runs))
     figure = _figure(5 * len(cells), 4)
     panels = figure.subplots(1, len(cells), squeeze=False)[0]
-    styles = (("full graph", "gray"), ("GNNPipe", "#1b9e77"))
+    styles = {"plain": ("full graph", "gray"), "gnnpipe": ("GNNPipe", "#1b9e77")}
     for axes, cell in zip(panels, cells, strict=True):
-        for (model, layers, seed), pair in curves.items():
-            if (model, layers) != cell:
+        for run in runs:
+            if (run["model"], run["layers"]) != cell:
                 continue
-            for (name, colour), curve in zip(styles, pair, strict=True):
-                points = [point for point in curve.points if point.val is not None]
-                axes.plot(
-                    [point.epoch for point in points],
-                    [point.val for point in points],
-                    color=colour,
-                    linewidth=0.8,
-                    label=name if seed == 0 else None,
-                )
+            name, colour = styles[run["method"]]
+            label = name if run["seed"] == 0 else None
+            axes.plot(run["epochs"], run["vals"], color=colour, linewidth=0.8, label=label)
         axes.set_title(f"{cell[0]}, {cell[1]} layers")
         axes.set_xlabel("epoch")
         axes.set_ylabel("validation accuracy")

@@ -42,7 +42,7 @@ class TrainingRun:
 
 def train_all(runs: Sequence[TrainingRun]) -> Iterator[Curve]:
     """Yield the curve of every run, in order, as many at a time as there are cores."""
-    workers = min(len(runs), len(os.sched_getaffinity(0)))
+    workers = max(1, min(len(runs), len(os.sched_getaffinity(0))))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         yield from pool.map(_curve, runs)
 
