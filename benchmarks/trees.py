@@ -1,9 +1,10 @@
 """How much a planned tree yields: against its prediction, against chains, by size, by rule.
 
-`python benchmarks/trees.py [--quick] [--dtype FORMAT] [--out DIR]` writes `DIR/result.json` and its
-pictures. No figure here is a time: all are tokens a target pass, or shares. A cell is a draft, a
-temperature and a class of prompts, of which the held-out half is decoded. Vectors are measured
-teacher-forced on plain answers to these prompts. Figures (each the worst of its cells):
+`python benchmarks/trees.py [--quick] [--dtype FORMAT] [--keep] [--out DIR]` writes
+`DIR/result.json` and its pictures; with `--keep` it goes on where a record stopped. No figure here
+is a time: all are tokens a target pass, or shares. A cell is a draft, a temperature and a class of
+prompts, of which the held-out half is decoded. Vectors are measured teacher-forced on plain answers
+to these prompts. Figures (each the worst of its cells):
 
 - `prediction_error`: |measured / F(T) - 1| of Sequoia's trees, F by depth and parent's rank;
   `prediction_error_plain`: F by one vector for all nodes;
@@ -49,6 +50,7 @@ from fivefold_speculative import (
 from fivefold_speculative.choosing import choose
 from fivefold_speculative.engine import Engine
 from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts
+from records import keep
 
 SIZES = (16, 32, 64)
 RULES: dict[str, tuple[Proposal, Rule]] = {
@@ -119,10 +121,13 @@ def main() -> int:
     result.environment["dtype"] = model.dtype
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Trees(load(model, print), case, result, options.batch)
+    if options.keep:
+        keep(result, options.out / "result.json", lambda row: False)
     result.status = "partial"  # until all is done
     for kind, temperature, name in product(case.kinds, case.temperatures, case.classes):
-        bench.cell(kind, temperature, name)
-        result.write(options.out)
+        if not bench.has(draft=kind, temperature=temperature, prompts=name):
+            bench.cell(kind, temperature, name)
+            result.write(options.out)
     bench.growth()
     result.write(options.out)
     bench.rules()
@@ -138,6 +143,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/trees"))
+    parser.add_argument("--keep", action="store_true", help="what DIR holds is not done again")
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
     parser.add_argument("--dtype", default="float32", help="as in `model.dtype=FORMAT`")
     parser.add_argument("--prompts", type=int, help="of each half; default: the case's")
@@ -198,6 +204,10 @@ class Trees:
     case: Case
     result: Result
     batch: int
+
+    def has(self, **wanted: object) -> bool:
+        """Say whether there is a row of these entries."""
+        return any(wanted.items() <= row.items() for row in self.result.rows)
 
     def cell(self, kind: str, temperature: float, name: str) -> None:
         """Measure on both halves, decode the held-out half; a row a tree."""
@@ -262,6 +272,8 @@ class Trees:
         name, temperature = self.case.classes[0], self.case.temperatures[0]
         prompts = self.prompts(name, held_out=True)[: self.case.growth_prompts]
         for method, nodes in product(METHODS, self.case.growth):
+            if self.has(growth=method, nodes=nodes):
+                continue
             row: dict[str, object] = {"growth": method, "nodes": nodes, "prompts": name}
             try:
                 chosen = choose("drafting", method, METHODS[method](nodes))
@@ -279,6 +291,8 @@ class Trees:
         name = self.case.classes[0]
         prompts = self.prompts(name, held_out=True)
         for kind, temperature in product(self.case.kinds, self.case.rule_temperatures):
+            if self.has(rule="naive", draft=kind, temperature=temperature):
+                continue
             sampler = self.sampler(temperature)
             draft = DraftLoader(self.model)("shipped", DraftKind(kind))
             texts, starts = self.texts(sampler, prompts)
