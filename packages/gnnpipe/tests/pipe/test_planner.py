@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from fivefold import UserError
 from fivefold.testing import compose
 from fivefold_gnnpipe.config import DataConfig, ModelConfig, TrainOptions
 from fivefold_gnnpipe.engine.models import make_plan
@@ -73,6 +74,31 @@ def test_task_prints_the_table_and_records_it(tmp_path, capsys):
     assert [row["way"] for row in run.result.rows] == ["one device", "graph parallel", "pipeline"]
     assert run.result.figures["link_mbit"] == 10
     assert all(row["seconds"] > 0 for row in run.result.rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["training.cuts=[9]"], r"the last stage has no layer.*training.cuts=\[9\]"),
+        (["training.mode=sweep", "training.sweep.seeds=[0,1]"], "training.mode=sweep"),
+        (["devices=50"], r"50 parts of a graph of 34 vertices \(devices=50\)"),
+        (["model=gat"], "set training.cross_gradient=1"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_by_name(tmp_path, words, said):
+    base = ["data=karate", "model.layers=4", "model.hidden=8", "measure=false"]
+    run = compose("graph plan", [*base, *words], folder=tmp_path)
+    with pytest.raises(UserError, match=said):
+        plan_task(run.config, run)
+
+
+def test_ways_of_graph_parallelism_are_the_devices_that_are_planned_for(tmp_path):
+    words = ["data=karate", "model.layers=4", "model.hidden=8", "measure=false"]
+    words += ["training=graph_parallel", "training.ways=4"]
+    run = compose("graph plan", words, folder=tmp_path)
+    assert plan_task(run.config, run) == 0
+    grids_of = [(row["stages"], row["ways"]) for row in run.result.rows]
+    assert grids_of == [(1, 1), (1, 4), (4, 1), (2, 2)]
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
+from fivefold import UserError
+
 from .._words import Split, Wire
 from ..config import GraphParallelConfig, PartitionConfig, PlainConfig, TransportConfig
 from ..engine.edges import graph_edges
@@ -113,15 +115,31 @@ def prospect(
         link_mbit: rate of each device's link, each way; `None`: messages take no time.
         measures: whether a few epochs of every way are timed.
         meet: called before each way is timed; where ranks meet, they time at the same moment.
+
+    Raises:
+        UserError: what the pipeline refuses of the model, a sweep, more devices than vertices.
     """
+    if settings.mode is Mode.SWEEP:
+        raise UserError(
+            "ways to train one network are compared",
+            setting="training.mode",
+            value=settings.mode.value,
+            remedy="leave it out: a replica of a sweep takes a slot, as a chunk does",
+        )
+    wire = TransportConfig(kind=Wire.LOOPBACK, emulate_mbit=link_mbit)
+    pipelines = [
+        _settings(settings, stages, width, wire)
+        for stages, width in grids(devices, plan.num_blocks)
+    ]
+    for own in pipelines:
+        own.check_model(plan.num_blocks, has_attention=plan.attention)
     options = replace(session.options, epochs=_MANY, eval_every=_MANY)
     session = replace(session, options=options, rank=0, world=1)
     edges = graph_edges(data, plan.norm, plan.loops, session.dtype)
     sizes = sizes_of(plan, data.num_nodes, session.dtype)
-    wire = TransportConfig(kind=Wire.LOOPBACK, emulate_mbit=link_mbit)
     ways = [Way("one device", 1, 1, 0, plain_memory(sizes, edges.num_edges), 1.0)]
     built: list[object] = [PlainConfig()]
-    parts = best_partition(PartitionConfig(), edges.edge_index, data.num_nodes, devices)
+    parts = best_partition(PartitionConfig(), edges.edge_index, data.num_nodes, devices, "devices")
     rows = boundary(parts, edges.edge_index)
     if devices > 1:
         sent = graph_parallel_bytes(sizes, rows, devices)
@@ -129,8 +147,8 @@ def prospect(
         ways.append(Way("graph parallel", 1, devices, sent, held, 1.0))
         built.append(GraphParallelConfig(devices, transport=wire))
     pushes = not all(isinstance(block, SparseBlock) for block in plan.layers)
-    for stages, width in grids(devices, plan.num_blocks):
-        own = _settings(settings, stages, width, wire)
+    for own in pipelines:
+        stages, width = own.stages, own.ways
         cuts = own.cuts or split([1.0] * plan.num_blocks, stages)
         cut = PartitionConfig() if own.partition.method is Split.FILE else own.partition
         across = best_partition(cut, edges.edge_index, data.num_nodes, width)
