@@ -76,7 +76,7 @@ def train(
     method = build_method(settings or PlainConfig(), plan, data.checked(), session)
     keeper = CheckpointFolder(Path(checkpoint), session.rank) if checkpoint else None
     if keeper is not None and session.rank == 0:
-        keeper.describe(description_of(plan, data, method))
+        keeper.describe(description_of(plan, data, method, session), anew=True)
     try:
         outcome = fit(method, data, options, keeper=keeper)
         facts = method.facts()
@@ -117,8 +117,10 @@ def make_session(options: TrainOptions, device: str, dtype: torch.dtype) -> Sess
     )
 
 
-def description_of(plan: LayerPlan, data: GraphData, method: GraphTraining) -> dict[str, object]:
-    """Return what a checkpoint says of what its weights belong to."""
+def description_of(
+    plan: LayerPlan, data: GraphData, method: GraphTraining, session: Session
+) -> dict[str, object]:
+    """Return what a checkpoint says of what its weights belong to, and a resumed run must share."""
     return {
         "graph": data.name,
         "graph_digest": data.digest,
@@ -127,6 +129,9 @@ def description_of(plan: LayerPlan, data: GraphData, method: GraphTraining) -> d
         "num_features": data.num_features,
         "num_classes": data.num_classes,
         "is_multilabel": data.is_multilabel,
+        "runtime.dtype": str(session.dtype).removeprefix("torch."),
+        "seed": session.options.seed,
+        "optimizer": session.options.optimizer,
         **method.identity(),
     }
 

@@ -134,3 +134,16 @@ def guessing_loss(data: GraphData) -> float:
     share = torch.bincount(known).double() / max(1, len(known))
     loss = -(share * share.clamp(min=1e-300).log()).sum()
     return float(loss) if loss > 0 else math.inf
+
+
+def flat_settings(settings: GNNPipeConfig) -> dict[str, object]:
+    """Return the settings by dotted name, without what may differ between ranks."""
+    found: dict[str, object] = {}
+    for name, value in vars(settings).items():
+        if name == "transport":
+            continue
+        if hasattr(value, "__dataclass_fields__"):
+            found |= {f"{name}.{key}": item for key, item in vars(value).items()}
+        else:
+            found[name] = value
+    return found
