@@ -143,7 +143,7 @@ class DataConfig:
         """Refuse settings that name no graph, as the defaults alone do, or two.
 
         Raises:
-            UserError: no file, or no data set's name; a file or a name beside another source.
+            UserError: no file, or no data set's name; a file beside a source that reads none.
         """
         is_named = self.source != "auto" or bool(self.path)
         remedy = "give data=FILE, or data=debian and the like"
@@ -154,9 +154,6 @@ class DataConfig:
         reads = self.source in _READS_PATH or not self.path
         problem, remedy = f"data={self.source} reads no file", "leave it out, or give data=FILE"
         require(reads, problem, "data.path", self.path, remedy)
-        is_used = self.source == "pyg" or not self.name
-        remedy = f"leave it out, or give data=pyg data.name={self.name}"
-        require(is_used, f"data={self.source} has no names", "data.name", self.name, remedy)
 
 
 @dataclass
