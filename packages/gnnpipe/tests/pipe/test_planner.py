@@ -17,9 +17,9 @@ from fivefold_gnnpipe.pipe.plan_task import run as plan_task
 from fivefold_gnnpipe.pipe.planner import grids, prospect
 
 
-def ways_of(source, layers=16, devices=4, mbit=1.0, measures=True, **more):
+def ways_of(source, layers=16, devices=4, mbit=1.0, measures=True, name="resgcn", **more):
     data = load_graph(DataConfig(source=source, **more))
-    config = ModelConfig(name="resgcn", layers=layers, hidden=8)
+    config = ModelConfig(name=name, layers=layers, hidden=8)
     plan = make_plan(config, data.num_features, data.num_classes)
     session = Session(TrainOptions())
     settings = GNNPipeConfig(stages=devices)
@@ -39,6 +39,17 @@ def test_planned_bytes_are_those_that_are_sent():
     for before, after in zip(planned.ways, sent.ways, strict=True):
         assert before.bytes == after.bytes
         assert (before.stages, before.ways) == (after.stages, after.ways)
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gcnii", "resgcn"])
+def test_memory_by_the_formula_is_near_what_is_counted(name):
+    """The counter sees every storage that the operations of an epoch make."""
+    arguments = {"nodes": 1500, "degree": 10.0, "features": 16, "name": name, "layers": 8}
+    planned = ways_of("blocks", devices=2, measures=False, **arguments)
+    counted = ways_of("blocks", devices=2, measures=True, **arguments)
+    for formula, found in zip(planned.ways, counted.ways, strict=True):
+        assert formula.memory_bytes == pytest.approx(found.memory_bytes, rel=0.3), found
+        assert formula.memory_bytes != found.memory_bytes
 
 
 @pytest.mark.parametrize("source", ["preferential", "grid"])

@@ -28,6 +28,7 @@ class GCNBlock(SparseBlock):
 
     norm = Norm.SYM
     loops = True
+    kept = 3
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__(in_width, out_width)
@@ -77,6 +78,7 @@ class GCNIIBlock(SparseBlock):
     loops = True
     residual = True
     uses_initial = True
+    kept = 3
 
     def __init__(self, width: int, layer: int, alpha: float, theta: float) -> None:
         super().__init__(width, width)
@@ -102,6 +104,7 @@ class ResGCNBlock(SparseBlock):
 
     norm = Norm.MEAN
     residual = True
+    kept = 5
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width)

@@ -62,6 +62,7 @@ class Block(nn.Module, ABC):
         attention: whether edge weights depend on the embeddings.
         residual: whether its result keeps a part of what it was given or of the initial embedding.
         uses_initial: whether it reads the initial embedding h^0.
+        kept: rows a vertex that its backward pass keeps, as counted.
     """
 
     norm = Norm.NONE
@@ -69,6 +70,7 @@ class Block(nn.Module, ABC):
     attention = False
     residual = False
     uses_initial = False
+    kept = 4
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """What one device, graph parallelism and every pipeline would send, take and hold: before training.
 
-Bytes and memory are the formulas of `volume.py` on the partition that would be used. Seconds come
-from a few epochs of each way on virtual ranks in this process: computation is measured here, the
-link is simulated at the given rate, and each virtual rank's clock goes on alone.
+Bytes and memory are the formulas of `volume.py` on the partition that would be used. Seconds, and
+on a CPU the memory too, come from a few epochs of each way on virtual ranks in this process:
+computation is measured here, the link is simulated at the given rate, and each virtual rank's
+clock goes on alone.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Way:
     bytes: int
     """Bytes an epoch, all devices."""
     memory_bytes: int
-    """Bytes that the fullest device holds, by the formula."""
+    """Bytes that the fullest device holds: counted where epochs were trained on a CPU, else by the
+    formula, which does not know what attention keeps of edges."""
     utilisation: float
     """Share of time that the schedule leaves a device at work."""
     seconds: float | None = None
@@ -255,15 +257,18 @@ def _settings(
 
 
 def _timed(way: Way, config: object, plan: LayerPlan, data: GraphData, session: Session) -> Way:
-    """Return a way with the seconds of its epochs on virtual ranks, and the bytes they sent."""
+    """Return a way with the seconds of its epochs on virtual ranks, the bytes sent and held."""
     method = _build(config, copy.deepcopy(plan), data, session)
     try:
         reports = [method.epoch(index) for index in range(_EPOCHS)][1:]
+        counted = method.facts()["peak_memory_bytes"]
     finally:
         method.close()
+    is_counted = session.device.type == "cpu" and isinstance(counted, int)
     return replace(
         way,
         bytes=reports[-1].bytes_sent,
+        memory_bytes=counted if is_counted else way.memory_bytes,
         seconds=median(report.seconds for report in reports),
         seconds_waited=median(report.seconds_waited for report in reports),
     )

@@ -112,6 +112,8 @@ def sizes_of(plan: LayerPlan, num_nodes: int, dtype: torch.dtype) -> Sizes:
         initial=plan.width(0) if plan.initial else 0,
         num_encoder_weights=num_trained(encoder) if encoder else 0,
         item=torch.empty((), dtype=dtype).element_size(),
+        num_features=plan.num_features,
+        kept=[block.kept for block in plan.layers],
     )
 
 
