@@ -264,11 +264,11 @@ def _timed(way: Way, config: object, plan: LayerPlan, data: GraphData, session: 
         counted = method.facts()["peak_memory_bytes"]
     finally:
         method.close()
-    is_counted = session.device.type == "cpu" and isinstance(counted, int)
+    on_cpu = session.device.type == "cpu"
     return replace(
         way,
         bytes=reports[-1].bytes_sent,
-        memory_bytes=counted if is_counted else way.memory_bytes,
+        memory_bytes=counted if on_cpu and isinstance(counted, int) else way.memory_bytes,
         seconds=median(report.seconds for report in reports),
         seconds_waited=median(report.seconds_waited for report in reports),
     )
