@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from fivefold import UserError
 from fivefold_gnnpipe import Edges, Norm, graph_edges
 from fivefold_gnnpipe.testing import tiny_graph
 from hypothesis import given, settings
@@ -76,3 +79,12 @@ def test_second_derivative_is_not_asked_for_and_format_must_agree():
     with pytest.raises(TypeError, match="float64"):
         edges.matmul(torch.ones(40, 2))
     assert edges.to(dtype=torch.float32).matmul(torch.ones(40, 2)).dtype is torch.float32
+
+
+def test_weights_that_sum_to_less_than_nothing_are_refused_where_roots_are_taken():
+    data = tiny_graph()
+    below = replace(data, edge_weight=-torch.ones(data.num_edges))
+    with pytest.raises(UserError, match=r"sum to less than 0.*data.path"):
+        graph_edges(below, Norm.SYM, False)
+    kept = graph_edges(below, Norm.NONE, False).edge_weight
+    assert torch.equal(kept, below.edge_weight)

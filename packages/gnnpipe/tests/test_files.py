@@ -103,6 +103,8 @@ def test_two_axes_of_labels_are_several_labels_a_vertex(tmp_path):
     assert graph.num_classes == 2
 
 
+NOBODY = np.zeros(0, dtype=int)
+CSR = ("x_indptr", "x_indices", "x_data")
 WRONG = {
     "outside": ({"edge_index": np.array([[0, 9], [1, 2]])}, "vertices 0 to 9.*0 to 4"),
     "negative": ({"edge_index": np.array([[0, -1], [1, 2]])}, "vertices -1 to 2"),
@@ -127,6 +129,34 @@ WRONG = {
     "empty": (
         {k: np.zeros((0, *v.shape[1:]), v.dtype) for k, v in arrays().items() if k != "edge_index"},
         "graph has 0 to -1|no vertices",
+    ),
+    "label-axes": ({"y": np.zeros((5, 2, 2))}, r"y has shape \[5, 2, 2\]"),
+    "no-label-columns": ({"y": np.zeros((5, 0))}, r"y has shape \[5, 0\]"),
+    "one-label": ({"y": np.array(3)}, "5 rows of x and 1 labels"),
+    "endless-label": ({"y": np.array([0, np.inf, 2, 0, 1])}, "labels are not whole"),
+    "huge-label": ({"y": np.array([0, 10**10, 2, 0, 1])}, "10000000001 classes of 5 vertices"),
+    "no-columns": ({"x": np.zeros((5, 0))}, "x has no columns"),
+    "boolean-ids": ({"edge_index": np.zeros((2, 2), dtype=bool)}, "true and false"),
+    "mask-numbers": ({"train_mask": np.array([0, 1, 2, 0, 0])}, "more than true and false"),
+    "two-counts": ({"num_classes": np.array([3, 4])}, "num_classes is no whole number"),
+    "half-count": ({"num_classes": np.array(2.5)}, "num_classes is no whole number"),
+    **{
+        f"csr-{name}": ({"x": None, **dict(zip(CSR, parts, strict=True))}, said)
+        for name, parts, said in (
+            ("empty", (NOBODY, NOBODY, []), "do not go together"),
+            ("begin", ([1, 1, 1, 1, 1, 1], NOBODY, []), "do not go together"),
+            ("axes", (np.zeros((2, 2), dtype=int), [0], [1.0]), "do not go together"),
+            ("fractions", ([0, 0, 0, 0, 0, 1], [0.5], [1.0]), "holds fractions"),
+            ("count", ([0, 0, 0, 0, 0, 2], [0], [1.0]), "do not go together"),
+        )
+    },
+    "csr-width": (
+        {
+            "x": None,
+            **dict(zip(CSR, ([0, 1, 1, 1, 1, 1], [7], [1.0]), strict=True)),
+            "x_width": 5,
+        },
+        "names column 7 of 5",
     ),
     "csr": (
         {
@@ -180,6 +210,16 @@ def test_conversion_that_the_message_shows_works(tmp_path):
     assert (graph.num_nodes, graph.num_edges, graph.num_classes) == (34, 156, 4)
 
 
+def test_sparse_tensors_of_a_saved_dictionary_are_the_dense_ones(tmp_path):
+    club = KarateClub()[0].to_dict()
+    x = torch.rand(34, 5).round()
+    for name, value in (("dense", x), ("sparse", x.to_sparse())):
+        kept = {"x": value, "edge_index": club["edge_index"], "y": club["y"]}
+        torch.save(kept, tmp_path / f"{name}.pt")
+    dense, sparse = (load_graph(path=str(tmp_path / f"{name}.pt")) for name in ("dense", "sparse"))
+    assert sparse.digest == dense.digest
+
+
 def test_unknown_and_absent_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello there, this is text")
     with pytest.raises(UserError, match="no graph file that is known"):
@@ -227,6 +267,13 @@ def test_csv_text_column_is_hashed(tmp_path):
         ("id,label,a\nx,0,1\nx,0,1\n", "", "'x' stands twice"),
         ("id,label,a\nx,0,1\n", "x,x\nx,y\n", "row 2 names 'y'"),
         ("id,label,a\nx,0\n", "", "row 2 has 2 columns"),
+        ("id,label,a\nx,0,1\n", "x,y\nx,x\n", "row 1 names 'y'"),
+        ("id,label,a\nx,0,1\n", "x\n", "row 1 is no pair"),
+        ("id;label;a\nx;0;1\n", "", "no column `id` among id;label;a"),
+        ("id,label,a,a\nx,0,1,2\n", "", "the column 'a' stands twice"),
+        ("id,label,a\nx,0,1\ny,-5,1\n", "", "the label '-5' is no class number"),
+        ("id,label,a\nx,0,1\ny,1.0,1\n", "", "the label '1.0' is no class number"),
+        ("id,label,a\nx,99999999999999999999,1\n", "", "is no class number"),
         ("id,label,a,split\nx,0,1,maybe\n", "", "the split 'maybe'"),
         ("", "", "the file is empty"),
     ],

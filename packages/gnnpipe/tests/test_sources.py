@@ -67,3 +67,18 @@ def test_pyg_data_sets_name_the_folder_when_there_is_no_network(tmp_path, monkey
 def test_pyg_data_set_that_is_there_is_read():
     graph = load_graph(DataConfig(source="pyg", name="KarateClub"))
     assert graph.num_nodes == 34
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: load_graph("digits"), r"named by its source.*load_graph\(source='digits'\)"),
+        (lambda: load_graph(soruce="digits"), r"no such setting \(data.soruce=digits\).*source"),
+        (lambda: load_graph(source="digits", path="graph.npz"), "data=digits reads no file"),
+        (lambda: load_graph(source="blocks", nodes=1), r"\(data.nodes=1\); give more"),
+        (lambda: load_graph(source="grid", nodes=2), r"\(data.nodes=2\); give more"),
+    ],
+)
+def test_calls_that_name_no_graph_are_refused_with_one_that_does(call, said):
+    with pytest.raises(UserError, match=said):
+        call()

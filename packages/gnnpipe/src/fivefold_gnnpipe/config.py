@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fivefold import UserError, nearest
 
 from ._words import Balance, DebianSplit, Direction, Split, Wire
+from .settling import settle
 
 MODELS = ("gcn", "sage", "gcnii", "resgcn", "gat")
 SOURCES = (
@@ -26,6 +27,11 @@ SOURCES = (
     "pyg",
 )
 DTYPES = ("float32", "float64")
+_READS_PATH = ("auto", "debian", "pyg")
+_MOST_NODES, _MOST_ENDS = 2**31 - 1, 2**40
+"""Vertices of a graph, and ends of edges of one that is made: beyond is a slip of the pen."""
+_MOST_THREADS = 1024
+"""Above it, starting the threads can end the process without a word."""
 _DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)")
 
 
@@ -64,6 +70,7 @@ class ModelConfig:
     `hidden` columns instead of the features."""
 
     def __post_init__(self) -> None:
+        settle(self, "model.")
         known = self.name in MODELS or ":" in self.name
         require(known, "unknown model", "model.name", self.name, nearest(self.name, MODELS))
         require(self.layers >= 1, "no layers", "model.layers", self.layers, "give 1 or more")
@@ -71,7 +78,8 @@ class ModelConfig:
         drop, remedy = self.dropout, "give a share from 0 to below 1"
         require(0 <= drop < 1, "not a share", "model.dropout", drop, remedy)
         require(0 <= self.alpha <= 1, "not a share", "model.alpha", self.alpha, "from 0 to 1")
-        require(self.theta > 0, "not positive", "model.theta", self.theta, "give more than 0")
+        theta, remedy = self.theta, "give a number above 0"
+        require(0 < theta < math.inf, "not a strength", "model.theta", theta, remedy)
         require(self.heads >= 1, "no heads", "model.heads", self.heads, "give 1 or more")
         fits = self.name != "gat" or self.hidden % self.heads == 0
         remedy = f"give a multiple of model.heads={self.heads}"
@@ -113,20 +121,29 @@ class DataConfig:
     """Generators: same seed, same graph."""
 
     def __post_init__(self) -> None:
+        settle(self, "data.")
         remedy = nearest(self.source, SOURCES)
         require(self.source in SOURCES, "unknown graph", "data.source", self.source, remedy)
         for name in ("features", "min_class", "nodes", "blocks"):
             value = getattr(self, name)
             require(value >= 1, "too few", f"data.{name}", value, "give 1 or more")
-        require(self.degree >= 0, "negative", "data.degree", self.degree, "give 0 or more")
+        degree, remedy = self.degree, "give a number from 0 on"
+        require(0 <= degree < math.inf, "not a degree", "data.degree", degree, remedy)
+        nodes, remedy = self.nodes, f"at most {_MOST_NODES}"
+        require(nodes <= _MOST_NODES, "too many vertices", "data.nodes", nodes, remedy)
+        fits, remedy = nodes * degree <= _MOST_ENDS, f"give at most {_MOST_ENDS // nodes}"
+        require(fits, "too many edges", "data.degree", degree, remedy)
         share = self.homophily
         require(0 <= share <= 1, "not a share", "data.homophily", share, "from 0 to 1")
+        signal = self.signal
+        require(math.isfinite(signal), "not a distance", "data.signal", signal, "give a number")
+        require(0 <= self.seed < 2**32, "no seed", "data.seed", self.seed, "from 0 to 2^32 - 1")
 
     def require_named(self) -> None:
-        """Refuse settings that name no graph; the defaults alone do not.
+        """Refuse settings that name no graph, as the defaults alone do, or two.
 
         Raises:
-            UserError: no file, or no data set's name.
+            UserError: no file, or no data set's name; a file beside a source that reads none.
         """
         is_named = self.source != "auto" or bool(self.path)
         remedy = "give data=FILE, or data=debian and the like"
@@ -134,6 +151,9 @@ class DataConfig:
         is_named = self.source != "pyg" or bool(self.name)
         remedy = "give one such as data.name=Planetoid/Cora"
         require(is_named, "no data set is named", "data.name", self.name, remedy)
+        reads = self.source in _READS_PATH or not self.path
+        problem, remedy = f"data={self.source} reads no file", "leave it out, or give data=FILE"
+        require(reads, problem, "data.path", self.path, remedy)
 
 
 @dataclass
@@ -148,9 +168,12 @@ class RuntimeConfig:
     """Number format of weights and activations: float32 or float64."""
 
     def __post_init__(self) -> None:
+        settle(self, "runtime.")
         fits = _DEVICE.fullmatch(self.device) is not None
         require(fits, "unknown device", "runtime.device", self.device, "give cpu, cuda or auto")
-        require(self.threads >= 0, "negative", "runtime.threads", self.threads, "0 or more")
+        count, remedy = self.threads, f"from 0 to {_MOST_THREADS}"
+        fits = 0 <= count <= _MOST_THREADS
+        require(fits, "no number of threads", "runtime.threads", count, remedy)
         known, remedy = self.dtype in DTYPES, nearest(self.dtype, DTYPES)
         require(known, "unknown number format", "runtime.dtype", self.dtype, remedy)
 
@@ -178,16 +201,17 @@ class TrainOptions:
     """Epochs between trainer states from which a run resumes; 0 leaves only the last."""
 
     def __post_init__(self) -> None:
+        settle(self, "")
         require(self.epochs >= 1, "nothing to train", "epochs", self.epochs, "give 1 or more")
         lr_fits = 0 < self.lr < math.inf
         require(lr_fits, "not a learning rate", "lr", self.lr, "give more than 0")
         known = ("adam", "adamw", "sgd")
         remedy = nearest(self.optimizer, known)
         require(self.optimizer in known, "unknown optimizer", "optimizer", self.optimizer, remedy)
-        decay = self.weight_decay
-        require(decay >= 0, "negative decay", "weight_decay", decay, "give 0 or more")
+        decay, remedy = self.weight_decay, "give a number from 0 on"
+        require(0 <= decay < math.inf, "not a decay", "weight_decay", decay, remedy)
         clip = self.clip_norm
-        require(clip >= 0, "negative norm", "clip_norm", clip, "0 or more")
+        require(0 <= clip < math.inf, "not a norm", "clip_norm", clip, remedy)
         require(0 <= self.seed < 2**63, "no seed", "seed", self.seed, "from 0 to 2^63 - 1")
         require(self.eval_every >= 1, "never", "eval_every", self.eval_every, "give 1 or more")
         every = self.checkpoint_every
@@ -201,16 +225,24 @@ class PartitionConfig:
     method: Split = Split.AUTO
     """`auto` is METIS, or `bfs` where pymetis is missing."""
     balance: Balance = Balance.AUTO
-    """What is kept equal between parts: `edges` or `nodes`."""
+    """What is kept equal between parts: `edges`, `nodes`, or `auto`: `edges` for chunks, and
+    whichever sends less for the parts of graph parallelism."""
     seed: int = 0
     """Seed of METIS and of random parts."""
     file: str = ""
     """For `method=file`: an npy file, or text with one part number a vertex."""
 
     def __post_init__(self) -> None:
-        named = self.method is not Split.FILE or bool(self.file)
+        settle(self, "training.partition.")
+        named, setting = bool(self.file), "training.partition.file"
         remedy = "give the file that holds one part number a vertex"
-        require(named, "no partition file", "training.partition.file", self.file, remedy)
+        reads = self.method is Split.FILE
+        require(named or not reads, "no partition file", setting, self.file, remedy)
+        problem = f"method={self.method.value} reads no file"
+        remedy = "set training.partition.method=file, or leave it out"
+        require(reads or not named, problem, setting, self.file, remedy)
+        fits, setting = 0 <= self.seed < 2**31, "training.partition.seed"
+        require(fits, "no seed", setting, self.seed, "from 0 to 2^31 - 1")
 
 
 @dataclass
@@ -221,11 +253,12 @@ class TransportConfig:
     """`auto`: all ranks in one process, or gloo (CPU) and NCCL (GPU) under torchrun."""
     emulate_mbit: float | None = None
     """Rate of a simulated link, in Mbit/s each way; nothing: messages take no simulated time.
-    In one process only."""
+    Under torchrun a receiver waits in earnest until such a link would have delivered."""
     timeout: float = 300.0
     """Seconds after which a rank that waits for a message ends with the peer's name."""
 
     def __post_init__(self) -> None:
+        settle(self, "training.transport.")
         rate = self.emulate_mbit
         fits = rate is None or 0 < rate < math.inf
         setting = "training.transport.emulate_mbit"
@@ -252,4 +285,5 @@ class GraphParallelConfig:
     """What carries boundary rows and gradients."""
 
     def __post_init__(self) -> None:
+        settle(self, "training.")
         require(self.ways >= 0, "no device", "training.ways", self.ways, "give 0 or more")

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from fivefold import UserError
 from fivefold.testing import compose
 from fivefold_gnnpipe.config import DataConfig, ModelConfig, TrainOptions
 from fivefold_gnnpipe.engine.models import make_plan
@@ -16,9 +17,9 @@ from fivefold_gnnpipe.pipe.plan_task import run as plan_task
 from fivefold_gnnpipe.pipe.planner import grids, prospect
 
 
-def ways_of(source, layers=16, devices=4, mbit=1.0, measures=True, **more):
+def ways_of(source, layers=16, devices=4, mbit=1.0, measures=True, name="resgcn", **more):
     data = load_graph(DataConfig(source=source, **more))
-    config = ModelConfig(name="resgcn", layers=layers, hidden=8)
+    config = ModelConfig(name=name, layers=layers, hidden=8)
     plan = make_plan(config, data.num_features, data.num_classes)
     session = Session(TrainOptions())
     settings = GNNPipeConfig(stages=devices)
@@ -38,6 +39,17 @@ def test_planned_bytes_are_those_that_are_sent():
     for before, after in zip(planned.ways, sent.ways, strict=True):
         assert before.bytes == after.bytes
         assert (before.stages, before.ways) == (after.stages, after.ways)
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gcnii", "resgcn"])
+def test_memory_by_the_formula_is_near_what_is_counted(name):
+    """The counter sees every storage that the operations of an epoch make."""
+    arguments = {"nodes": 1500, "degree": 10.0, "features": 16, "name": name, "layers": 8}
+    planned = ways_of("blocks", devices=2, measures=False, **arguments)
+    counted = ways_of("blocks", devices=2, measures=True, **arguments)
+    for formula, found in zip(planned.ways, counted.ways, strict=True):
+        assert formula.memory_bytes == pytest.approx(found.memory_bytes, rel=0.3), found
+        assert formula.memory_bytes != found.memory_bytes
 
 
 @pytest.mark.parametrize("source", ["preferential", "grid"])
@@ -73,6 +85,31 @@ def test_task_prints_the_table_and_records_it(tmp_path, capsys):
     assert [row["way"] for row in run.result.rows] == ["one device", "graph parallel", "pipeline"]
     assert run.result.figures["link_mbit"] == 10
     assert all(row["seconds"] > 0 for row in run.result.rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["training.cuts=[9]"], r"the last stage has no layer.*training.cuts=\[9\]"),
+        (["training.mode=sweep", "training.sweep.seeds=[0,1]"], "training.mode=sweep"),
+        (["devices=50"], r"50 parts of a graph of 34 vertices \(devices=50\)"),
+        (["model=gat"], "set training.cross_gradient=1"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_by_name(tmp_path, words, said):
+    base = ["data=karate", "model.layers=4", "model.hidden=8", "measure=false"]
+    run = compose("graph plan", [*base, *words], folder=tmp_path)
+    with pytest.raises(UserError, match=said):
+        plan_task(run.config, run)
+
+
+def test_ways_of_graph_parallelism_are_the_devices_that_are_planned_for(tmp_path):
+    words = ["data=karate", "model.layers=4", "model.hidden=8", "measure=false"]
+    words += ["training=graph_parallel", "training.ways=4"]
+    run = compose("graph plan", words, folder=tmp_path)
+    assert plan_task(run.config, run) == 0
+    grids_of = [(row["stages"], row["ways"]) for row in run.result.rows]
+    assert grids_of == [(1, 1), (1, 4), (4, 1), (2, 2)]
 
 
 @pytest.mark.slow

@@ -58,9 +58,16 @@ class CheckpointFolder:
 
     # ------------------------------------------------------------------------------------ writing
 
-    def describe(self, description: Mapping[str, object]) -> None:
-        """Write `plan.json`."""
+    def describe(self, description: Mapping[str, object], *, anew: bool) -> None:
+        """Write `plan.json`.
+
+        Args:
+            description: what the weights belong to.
+            anew: whether what an earlier run left here is forgotten: its states are not this run's.
+        """
         self._make(self.folder)
+        if anew:
+            self._forget()
         text = json.dumps({"schema": SCHEMA, **description}, indent=1, sort_keys=True)
         write_atomically(self.folder / _PLAN, text + "\n", "checkpoint")
 
@@ -95,6 +102,16 @@ class CheckpointFolder:
         if before is not None and before != self._epoch(epoch):
             shutil.rmtree(before, ignore_errors=True)
 
+    def _forget(self) -> None:
+        before = self._latest()
+        try:
+            for name in (_LATEST, "best.safetensors"):
+                (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if before is not None:
+            shutil.rmtree(before, ignore_errors=True)
+
     def _save(self, tensors: Mapping[str, Tensor], path: Path) -> None:
         temporary = path.with_suffix(".partial")
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -102,12 +119,15 @@ class CheckpointFolder:
             save_file(whole, temporary)
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"the checkpoint cannot be written: {error}",
-                setting="checkpoint",
-                value=str(self.folder),
-                remedy="give a folder that can be written to",
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint cannot be written: {error}",
+            setting="checkpoint",
+            value=str(self.folder),
+            remedy="give a folder that can be written to",
+        )
 
     def _make(self, folder: Path) -> None:
         try:
@@ -195,13 +215,19 @@ class CheckpointFolder:
         return UserError(problem, setting=setting, value=str(self.folder), remedy=remedy)
 
 
-def check_same(description: Mapping[str, Any], wanted: Mapping[str, object], setting: str) -> None:
+def check_same(
+    description: Mapping[str, Any],
+    wanted: Mapping[str, object],
+    setting: str,
+    remedy: str = "give the settings that it was made with, or train from the start",
+) -> None:
     """Refuse to resume from, or predict with, a checkpoint that belongs to something else.
 
     Args:
         description: what `plan.json` says.
         wanted: what this run is, by the same keys.
         setting: what names the checkpoint.
+        remedy: what to do about it.
 
     Raises:
         UserError: another graph, model, method, number of parts or cut.
@@ -210,7 +236,6 @@ def check_same(description: Mapping[str, Any], wanted: Mapping[str, object], set
         held = _flat(description).get(name)
         if held != json.loads(json.dumps(value)):
             problem = f"the checkpoint has {name}={held}, and this run {name}={value}"
-            remedy = "give the settings that it was made with, or train from the start"
             raise UserError(problem, setting=setting, remedy=remedy)
 
 

@@ -24,7 +24,9 @@ def draw_curve(curve: Curve, path: Path, title: str) -> None:
     axes = figure.subplots(3 if is_stale else 2, 1, sharex=True)
     figure.suptitle(title)
     epochs = [point.epoch for point in curve.points]
-    axes[0].plot(epochs, [point.loss for point in curve.points], color="C3", label="train loss")
+    mark = "." if len(epochs) == 1 else ""
+    losses = [point.loss for point in curve.points]
+    axes[0].plot(epochs, losses, color="C3", marker=mark, label="train loss")
     axes[0].set_ylabel("loss")
     for name, colour in (("train", "C0"), ("val", "C1"), ("test", "C2")):
         known = [(p.epoch, getattr(p, name)) for p in curve.points if getattr(p, name) is not None]
@@ -36,7 +38,7 @@ def draw_curve(curve: Curve, path: Path, title: str) -> None:
     if is_stale:
         stale = [(p.epoch, p.staleness) for p in curve.points if p.staleness]
         for layer in range(len(stale[0][1])):
-            axes[2].plot([e for e, _ in stale], [s[layer] for _, s in stale], label=f"{layer + 1}")
+            axes[2].plot([e for e, _ in stale], [s[layer] for _, s in stale], marker=".")
         axes[2].set_ylabel("staleness by layer")
     axes[-1].set_xlabel("epoch")
     for panel in axes[:2]:

@@ -174,13 +174,20 @@ def graph_edges(
         dtype: number format of the weights.
 
     Raises:
-        UserError: `sym` on a graph whose edges do not stand both ways.
+        UserError: `sym` on a graph whose edges do not stand both ways, or whose weights sum to
+            less than nothing at a vertex.
     """
     index, weight = data.edge_index, data.edge_weight
     weight = weight.to(dtype) if weight is not None else None
     if norm is Norm.SYM:
         _require_undirected(data)
         normal, weights = gcn_norm(index, weight, data.num_nodes, False, loops, dtype=dtype)
+        if not bool(torch.isfinite(weights).all()):
+            raise UserError(
+                "the edge weights of a vertex sum to less than 0, and have no square root",
+                setting="data.path",
+                remedy="give weights from 0 on, or choose model=sage or model=resgcn",
+            )
         return _sorted(normal, weights, data.num_nodes, dtype)
     if loops:
         index, weight = add_remaining_self_loops(index, weight, 1.0, data.num_nodes)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 _LARGEST_ID = 2**31 - 1
 """Vertex ids are hashed as 32-bit numbers."""
+_MOST_CLASSES = 1 << 20
+"""Classes beyond which a label is taken for a mistake, unless there are as many vertices."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,9 @@ class GraphData:
         highest, lowest = int(self.y.max()), int(self.y.min())
         problem = f"label {highest} is outside the {self.num_classes} classes"
         _require(highest < self.num_classes, problem, "number classes from 0")
+        most = max(self.num_nodes, _MOST_CLASSES)
+        problem = f"{self.num_classes} classes of {self.num_nodes} vertices"
+        _require(self.num_classes <= most, problem, "number classes from 0 without gaps")
         _require(lowest >= -1, f"label {lowest} is negative", "mark unlabelled vertices with -1")
 
     def _check_masks(self) -> None:

@@ -189,6 +189,11 @@ def _point(report: EpochReport, index: int) -> Point:
 
 def _require_number(report: EpochReport, index: int) -> None:
     if not math.isfinite(report.loss):
+        if index == 0:  # no step has been taken: the learning rate has no part in it
+            raise UserError(
+                f"the loss is {report.loss} before the first step",
+                remedy="scale features and edge weights to about 1",
+            )
         raise UserError(
             f"the loss is {report.loss} in epoch {index + 1}",
             setting="lr",

@@ -19,7 +19,7 @@ from torch_geometric.nn import GATConv
 
 from .._words import Norm
 from ..config import ModelConfig
-from .plan import Block, ConvBlock, LayerPlan, SparseBlock
+from .plan import Block, ConvBlock, LayerPlan, SparseBlock, check_fits
 from .wrapping import plan_of
 
 
@@ -28,6 +28,7 @@ class GCNBlock(SparseBlock):
 
     norm = Norm.SYM
     loops = True
+    kept = 3
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__(in_width, out_width)
@@ -77,6 +78,7 @@ class GCNIIBlock(SparseBlock):
     loops = True
     residual = True
     uses_initial = True
+    kept = 3
 
     def __init__(self, width: int, layer: int, alpha: float, theta: float) -> None:
         super().__init__(width, width)
@@ -102,6 +104,7 @@ class ResGCNBlock(SparseBlock):
 
     norm = Norm.MEAN
     residual = True
+    kept = 5
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width)
@@ -221,7 +224,20 @@ def _imported(config: ModelConfig, num_features: int, num_classes: int) -> Layer
             value=config.name,
             remedy=remedy,
         ) from error
-    made = function(num_features, num_classes)
-    if isinstance(made, LayerPlan):
-        return made
-    return plan_of(made, num_features=num_features, num_classes=num_classes, dropout=config.dropout)
+    try:
+        made = function(num_features, num_classes)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the model's function failed on ({num_features}, {num_classes}): {said}",
+            setting="model.name",
+            value=config.name,
+            remedy="let it take the numbers of features and of classes; debug=true shows where",
+        ) from error
+    if not isinstance(made, LayerPlan):
+        drop = config.dropout
+        return plan_of(made, num_features=num_features, num_classes=num_classes, dropout=drop)
+    check_fits(made, num_features, num_classes)
+    return made

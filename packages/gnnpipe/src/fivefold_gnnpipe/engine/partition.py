@@ -71,7 +71,11 @@ class Partition:
 
 
 def make_partition(
-    config: PartitionConfig, edge_index: Int[Tensor, "2 edge"], num_nodes: int, count: int
+    config: PartitionConfig,
+    edge_index: Int[Tensor, "2 edge"],
+    num_nodes: int,
+    count: int,
+    setting: str = "training.chunks",
 ) -> Partition:
     """Divide a graph's vertices into parts.
 
@@ -80,6 +84,7 @@ def make_partition(
         edge_index: edges in any direction; loops and duplicates do no harm.
         num_nodes: vertices.
         count: parts.
+        setting: what decides their number, for errors.
 
     Raises:
         UserError: more parts than vertices, no pymetis where it is asked for by name, or a file
@@ -88,7 +93,8 @@ def make_partition(
     if count > num_nodes:
         raise UserError(
             f"{count} parts of a graph of {num_nodes} vertices",
-            setting="training.chunks",
+            setting=setting,
+            value=count,
             remedy="give at most one a vertex",
         )
     method = _available(config.method)
@@ -111,17 +117,22 @@ def make_partition(
 
 
 def best_partition(
-    config: PartitionConfig, edge_index: Int[Tensor, "2 edge"], num_nodes: int, count: int
+    config: PartitionConfig,
+    edge_index: Int[Tensor, "2 edge"],
+    num_nodes: int,
+    count: int,
+    setting: str = "training.ways",
 ) -> Partition:
     """Divide a graph for graph parallelism: with `balance=auto`, what sends least is taken."""
     if config.balance is not Balance.AUTO:
-        return make_partition(config, edge_index, num_nodes, count)
+        return make_partition(config, edge_index, num_nodes, count, setting)
     tried = [
         make_partition(
             PartitionConfig(config.method, balance, config.seed, config.file),
             edge_index,
             num_nodes,
             count,
+            setting,
         )
         for balance in (Balance.NODES, Balance.EDGES)
     ]

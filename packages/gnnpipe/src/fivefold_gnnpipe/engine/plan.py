@@ -62,6 +62,7 @@ class Block(nn.Module, ABC):
         attention: whether edge weights depend on the embeddings.
         residual: whether its result keeps a part of what it was given or of the initial embedding.
         uses_initial: whether it reads the initial embedding h^0.
+        kept: rows a vertex that its backward pass keeps, as counted.
     """
 
     norm = Norm.NONE
@@ -69,6 +70,7 @@ class Block(nn.Module, ABC):
     attention = False
     residual = False
     uses_initial = False
+    kept = 4
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
@@ -213,6 +215,9 @@ class LayerPlan(nn.Module):
                 setting="model",
                 remedy="use layers that agree on normalisation and self loops",
             )
+        if not 0 <= dropout < 1:
+            remedy = "give a share from 0 to below 1"
+            raise UserError("not a share", setting="model.dropout", value=dropout, remedy=remedy)
         self.encoder = encoder
         self.blocks = nn.ModuleList(blocks)
         self.before_head = before_head
@@ -339,6 +344,39 @@ class LayerPlan(nn.Module):
             rows = masks.drop(layer, block.prepare(h), vertices)
             h = block.update(rows, rows, h, edges, h0)
         return self.readout(h, vertices, masks)
+
+
+@torch.no_grad()
+def check_fits(plan: LayerPlan, num_features: int, num_classes: int | None = None) -> None:
+    """Refuse a plan that takes other features than a graph has, or makes other scores.
+
+    Args:
+        plan: the network.
+        num_features: the graph's columns.
+        num_classes: the graph's classes; not compared when left out.
+
+    Raises:
+        UserError: other columns, or other classes.
+    """
+    if plan.num_features != num_features:
+        raise UserError(
+            f"the network takes {plan.num_features} features, and the graph has {num_features}",
+            setting="model",
+            remedy=f"make it for num_features={num_features}",
+        )
+    if num_classes is None:
+        return
+    like = next(plan.parameters(), torch.zeros(0))
+    was_training = plan.training
+    last = torch.zeros(1, plan.width(plan.num_blocks), dtype=like.dtype, device=like.device)
+    made = plan.eval().readout(last, torch.zeros(1, dtype=torch.int64, device=like.device))
+    plan.train(was_training)
+    if made.shape[1] != num_classes:
+        raise UserError(
+            f"the network makes {made.shape[1]} scores, and the graph has {num_classes} classes",
+            setting="model",
+            remedy=f"make it for num_classes={num_classes}",
+        )
 
 
 def num_trained(module: nn.Module) -> int:

@@ -36,7 +36,9 @@ def run(config: PredictConfig, run: Run) -> int:
     wanted = {
         name: getattr(data, name) for name in ("num_features", "num_classes", "is_multilabel")
     }
-    check_same(described, wanted, "checkpoint")
+    trained_on = described.get("graph", "")
+    remedy = f"give data= the graph it was trained on ({trained_on}), or one with the same columns"
+    check_same(described, wanted, "checkpoint", remedy)
     plan = plan_from(described, folder.read_weights(config.weights, "checkpoint"))
     logits = predict(plan, data, rank_device(runtime.device, 0))
     output = Path(config.output) if config.output else run.folder / "predictions.npz"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fivefold import Run
+from fivefold import Run, UserError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -67,10 +67,11 @@ def _train(
     own = Path(config.checkpoint) if config.checkpoint else run.folder / "checkpoint"
     folder = Path(method.exchange(str(own.resolve()))[0])  # all ranks write into rank 0's
     keeper = CheckpointFolder(folder, session.rank)
-    described = description_of(plan, data, method)
+    described = description_of(plan, data, method, session)
     saved = _saved(config, described, session)
     if session.rank == 0:
-        keeper.describe(described)
+        goes_on = saved is not None and Path(config.resume).resolve() == folder
+        keeper.describe(described, anew=not goes_on)
     with _bar(config, session) as progress:
         task = progress.add_task("", total=config.epochs, completed=saved.epoch if saved else 0)
         last: list[float] = []
@@ -89,12 +90,24 @@ def _train(
 
 
 def _saved(config: GraphConfig, described: dict[str, object], session: Session) -> Saved | None:
-    """Return the state to go on from, if one is asked for and belongs to this run."""
+    """Return the state to go on from, if one is asked for and belongs to this run.
+
+    Raises:
+        UserError: a state of another run, or one that has all epochs already.
+    """
     if not config.resume:
         return None
     folder = CheckpointFolder(Path(config.resume), session.rank)
     check_same(folder.description("resume"), described, "resume")
-    return folder.read_state("resume")
+    saved = folder.read_state("resume")
+    if saved.epoch >= config.epochs:
+        raise UserError(
+            f"the checkpoint has {saved.epoch} epochs already, and nothing is left to train",
+            setting="epochs",
+            value=config.epochs,
+            remedy=f"give more than {saved.epoch}",
+        )
+    return saved
 
 
 # ------------------------------------------------------------------------------------- on screen
@@ -173,12 +186,24 @@ def _report(
     ]
     peak = facts.get("peak_memory_bytes")
     if isinstance(peak, int | float):
-        said.append({"what": "peak memory, largest rank", "value": f"{peak / _MB:,.1f} MB"})
+        said.append({"what": "peak memory, largest rank", "value": _size(peak)})
     for key, value in facts.items():
         if key not in ("bytes_formula", "peak_memory_bytes"):
-            shown = f"{value:.3g}" if isinstance(value, float) else value
-            said.append({"what": key.replace("_", " "), "value": shown})
+            said.append(_said(key, value))
     run.table(f"{data.name}, {run.method('training').name}", said)
+
+
+def _said(key: str, value: float | int | str | None) -> dict[str, Any]:
+    """Return a row of the table: what a method says beside."""
+    words = key.replace("_", " ")
+    if isinstance(value, int) and "_bytes" in key:
+        return {"what": words.replace(" bytes", ","), "value": _size(value)}
+    return {"what": words, "value": f"{value:.3g}" if isinstance(value, float) else value}
+
+
+def _size(count: float) -> str:
+    """Return a number of bytes as it is read best."""
+    return f"{count / _MB:,.1f} MB" if count >= _MB else f"{count / 1e3:,.1f} kB"
 
 
 def _share(value: float | None) -> str:

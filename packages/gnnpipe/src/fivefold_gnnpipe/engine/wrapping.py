@@ -122,7 +122,7 @@ def plan_of(
         raise _refused(problem, "give torch.nn.ModuleList([conv, …]) or a LayerPlan")
     last = len(model) - 1
     afters = [
-        activation() if index < last or head is not None else nn.Identity()
+        _made(activation) if index < last or head is not None else nn.Identity()
         for index in range(len(model))
     ]
     width = _encoded_width(encoder, num_features)
@@ -242,6 +242,28 @@ def _refuse_own_dropout(module: nn.Module) -> None:
             name = type(part).__name__
             remedy = "set its dropout to 0 and give the share to the plan"
             raise _refused(f"{name} drops out by itself, whichever chunk it is in", remedy)
+
+
+def _made(activation: Callable[[], nn.Module]) -> nn.Module:
+    """Return an activation of its own for a layer."""
+    made = None if _is_applied(activation) else activation()
+    if not isinstance(made, nn.Module):
+        remedy = "give what makes a module, as activation=torch.nn.ReLU, or lambda: torch.nn.ELU(2)"
+        raise _refused("the activation is one already, and each layer gets its own", remedy)
+    return made
+
+
+def _is_applied(activation: object) -> bool:
+    """Whether it is an activation itself, which takes rows, instead of what makes one."""
+    if isinstance(activation, type):
+        return False
+    if isinstance(activation, nn.Module):
+        return True
+    try:
+        inspect.signature(activation).bind()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def _encoded_width(encoder: nn.Module | None, num_features: int) -> int:

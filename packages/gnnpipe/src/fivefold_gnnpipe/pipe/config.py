@@ -16,6 +16,7 @@ from ..config import (
     TransportConfig,
     require,
 )
+from ..settling import settle
 
 _log = logging.getLogger(__name__)
 _CHUNKS_A_RANK = 4
@@ -100,6 +101,7 @@ class HistoryConfig:
     """Refresh as soon as a layer's mean relative staleness passes this; off when not given."""
 
     def __post_init__(self) -> None:
+        settle(self, "training.history.")
         setting, remedy = "training.history.refresh", "give 1 or more"
         require(self.refresh >= 1, "a history without a period", setting, self.refresh, remedy)
         limit, setting = self.auto_refresh, "training.history.auto_refresh"
@@ -117,8 +119,15 @@ class SweepConfig:
     """Learning rates; empty: the run's own."""
 
     def __post_init__(self) -> None:
+        settle(self, "training.sweep.")
         fits = all(0 < rate < math.inf for rate in self.lr)
         require(fits, "not a learning rate", "training.sweep.lr", self.lr, "give more than 0")
+        fits, setting = all(0 <= seed < 2**63 for seed in self.seeds), "training.sweep.seeds"
+        require(fits, "no seed", setting, self.seeds, "give numbers from 0 to 2^63 - 1")
+        for name in ("lr", "seeds"):
+            values, setting = getattr(self, name), f"training.sweep.{name}"
+            is_once = len(set(values)) == len(values)
+            require(is_once, "the same replica twice", setting, values, "give each value once")
 
 
 @dataclass
@@ -158,6 +167,7 @@ class GNNPipeConfig:
     """What carries rows and gradients."""
 
     def __post_init__(self) -> None:
+        settle(self, "training.")
         require(self.stages >= 1, "no stage", "training.stages", self.stages, "give 1 or more")
         require(self.ways >= 1, "no way", "training.ways", self.ways, "give 1 or more")
         require(self.chunks >= 0, "negative", "training.chunks", self.chunks, "give 0 or more")
@@ -171,6 +181,13 @@ class GNNPipeConfig:
                 "a sweep of one replica",
                 setting="training.sweep.seeds",
                 remedy="give training.sweep.seeds=[0,1,2,3] or training.sweep.lr=[…]",
+            )
+        if swept and self.mode is not Mode.SWEEP:
+            raise UserError(
+                f"mode={self.mode.value} trains one network",
+                setting="training.sweep.seeds" if self.sweep.seeds else "training.sweep.lr",
+                value=self.sweep.seeds or self.sweep.lr,
+                remedy="set training.mode=sweep, or leave it out",
             )
 
     @property
@@ -242,9 +259,12 @@ class GNNPipeConfig:
             )
 
     def _check_chunks(self) -> None:
-        if self.mode is not Mode.STALE or not self.chunks:
-            return
         setting, count = "training.chunks", self.chunks
+        is_chunked, remedy = self.mode is Mode.STALE, "set training.mode=stale, or leave it out"
+        problem = f"mode={self.mode.value} takes the graph whole"
+        require(is_chunked or not count, problem, setting, count, remedy)
+        if not count:
+            return
         remedy = f"give a multiple of training.ways={self.ways}"
         require(count % self.ways == 0, "the ways do not divide the chunks", setting, count, remedy)
         least = self.stages * self.ways
@@ -279,16 +299,17 @@ class PlanConfig:
     """Compare one device, graph parallelism and pipelines before training."""
 
     devices: int = 0
-    """Devices to plan for; 0: training.stages · training.ways."""
+    """Devices to plan for; 0: training.stages · training.ways, 2 if neither is given."""
     link_mbit: float | None = None
     """Rate of each device's link, in Mbit/s each way; nothing: measured between the ranks of
     torchrun, 1000 in one process."""
     measure: bool = True
-    """Train two epochs of every way to measure what the link leaves: seconds of computation."""
+    """Train three epochs of every way to measure what the link leaves: seconds of computation."""
     seed: int = 0
     """Seed of weights and of chunk orders."""
 
     def __post_init__(self) -> None:
+        settle(self, "")
         require(self.devices >= 0, "negative", "devices", self.devices, "give 0 or more")
         rate = self.link_mbit
         fits = rate is None or 0 < rate < math.inf

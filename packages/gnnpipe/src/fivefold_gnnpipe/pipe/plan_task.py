@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from fivefold import Run, UserError
 
-from ..config import DataConfig, ModelConfig, RuntimeConfig, TrainOptions
+from ..config import DataConfig, GraphParallelConfig, ModelConfig, RuntimeConfig, TrainOptions
 from ..engine.api import make_session
 from ..engine.models import make_plan
 from ..engine.sources import load_graph
@@ -32,6 +32,8 @@ def run(config: PlanConfig, run: Run) -> int:
     chosen = run.settings("training")
     settings = chosen if isinstance(chosen, GNNPipeConfig) else GNNPipeConfig()
     devices = config.devices or settings.stages * settings.ways
+    if isinstance(chosen, GraphParallelConfig):
+        devices = config.devices or chosen.ways or devices
     if devices < 2:
         raise UserError(
             "there is nothing to divide among one device",
@@ -144,7 +146,7 @@ def _named(way: Way) -> str:
 
 def _reason(best: Way, found: Prospect) -> str:
     if best.seconds is None:
-        return "sends least; nothing was timed"
+        return "sends least of those on several devices; nothing was timed"
     others = [way.seconds for way in found.ways if way is not best and way.seconds is not None]
     if not others:
         return "the only way"

@@ -1,8 +1,9 @@
 """What one device, graph parallelism and every pipeline would send, take and hold: before training.
 
-Bytes and memory are the formulas of `volume.py` on the partition that would be used. Seconds come
-from a few epochs of each way on virtual ranks in this process: computation is measured here, the
-link is simulated at the given rate, and each virtual rank's clock goes on alone.
+Bytes and memory are the formulas of `volume.py` on the partition that would be used. Seconds, and
+on a CPU the memory too, come from a few epochs of each way on virtual ranks in this process:
+computation is measured here, the link is simulated at the given rate, and each virtual rank's
+clock goes on alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
+
+from fivefold import UserError
 
 from .._words import Split, Wire
 from ..config import GraphParallelConfig, PartitionConfig, PlainConfig, TransportConfig
@@ -55,7 +58,8 @@ class Way:
     bytes: int
     """Bytes an epoch, all devices."""
     memory_bytes: int
-    """Bytes that the fullest device holds, by the formula."""
+    """Bytes that the fullest device holds: counted where epochs were trained on a CPU, else by the
+    formula, which does not know what attention keeps of edges."""
     utilisation: float
     """Share of time that the schedule leaves a device at work."""
     seconds: float | None = None
@@ -113,15 +117,31 @@ def prospect(
         link_mbit: rate of each device's link, each way; `None`: messages take no time.
         measures: whether a few epochs of every way are timed.
         meet: called before each way is timed; where ranks meet, they time at the same moment.
+
+    Raises:
+        UserError: what the pipeline refuses of the model, a sweep, more devices than vertices.
     """
+    if settings.mode is Mode.SWEEP:
+        raise UserError(
+            "ways to train one network are compared",
+            setting="training.mode",
+            value=settings.mode.value,
+            remedy="leave it out: a replica of a sweep takes a slot, as a chunk does",
+        )
+    wire = TransportConfig(kind=Wire.LOOPBACK, emulate_mbit=link_mbit)
+    pipelines = [
+        _settings(settings, stages, width, wire)
+        for stages, width in grids(devices, plan.num_blocks)
+    ]
+    for own in pipelines:
+        own.check_model(plan.num_blocks, has_attention=plan.attention)
     options = replace(session.options, epochs=_MANY, eval_every=_MANY)
     session = replace(session, options=options, rank=0, world=1)
     edges = graph_edges(data, plan.norm, plan.loops, session.dtype)
     sizes = sizes_of(plan, data.num_nodes, session.dtype)
-    wire = TransportConfig(kind=Wire.LOOPBACK, emulate_mbit=link_mbit)
     ways = [Way("one device", 1, 1, 0, plain_memory(sizes, edges.num_edges), 1.0)]
     built: list[object] = [PlainConfig()]
-    parts = best_partition(PartitionConfig(), edges.edge_index, data.num_nodes, devices)
+    parts = best_partition(PartitionConfig(), edges.edge_index, data.num_nodes, devices, "devices")
     rows = boundary(parts, edges.edge_index)
     if devices > 1:
         sent = graph_parallel_bytes(sizes, rows, devices)
@@ -129,8 +149,8 @@ def prospect(
         ways.append(Way("graph parallel", 1, devices, sent, held, 1.0))
         built.append(GraphParallelConfig(devices, transport=wire))
     pushes = not all(isinstance(block, SparseBlock) for block in plan.layers)
-    for stages, width in grids(devices, plan.num_blocks):
-        own = _settings(settings, stages, width, wire)
+    for own in pipelines:
+        stages, width = own.stages, own.ways
         cuts = own.cuts or split([1.0] * plan.num_blocks, stages)
         cut = PartitionConfig() if own.partition.method is Split.FILE else own.partition
         across = best_partition(cut, edges.edge_index, data.num_nodes, width)
@@ -237,15 +257,18 @@ def _settings(
 
 
 def _timed(way: Way, config: object, plan: LayerPlan, data: GraphData, session: Session) -> Way:
-    """Return a way with the seconds of its epochs on virtual ranks, and the bytes they sent."""
+    """Return a way with the seconds of its epochs on virtual ranks, the bytes sent and held."""
     method = _build(config, copy.deepcopy(plan), data, session)
     try:
         reports = [method.epoch(index) for index in range(_EPOCHS)][1:]
+        counted = method.facts()["peak_memory_bytes"]
     finally:
         method.close()
+    on_cpu = session.device.type == "cpu"
     return replace(
         way,
         bytes=reports[-1].bytes_sent,
+        memory_bytes=counted if on_cpu and isinstance(counted, int) else way.memory_bytes,
         seconds=median(report.seconds for report in reports),
         seconds_waited=median(report.seconds_waited for report in reports),
     )

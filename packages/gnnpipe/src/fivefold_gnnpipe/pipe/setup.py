@@ -112,6 +112,8 @@ def sizes_of(plan: LayerPlan, num_nodes: int, dtype: torch.dtype) -> Sizes:
         initial=plan.width(0) if plan.initial else 0,
         num_encoder_weights=num_trained(encoder) if encoder else 0,
         item=torch.empty((), dtype=dtype).element_size(),
+        num_features=plan.num_features,
+        kept=[block.kept for block in plan.layers],
     )
 
 
@@ -134,3 +136,16 @@ def guessing_loss(data: GraphData) -> float:
     share = torch.bincount(known).double() / max(1, len(known))
     loss = -(share * share.clamp(min=1e-300).log()).sum()
     return float(loss) if loss > 0 else math.inf
+
+
+def flat_settings(settings: GNNPipeConfig) -> dict[str, object]:
+    """Return the settings by dotted name, without what may differ between ranks."""
+    found: dict[str, object] = {}
+    for name, value in vars(settings).items():
+        if name == "transport":
+            continue
+        if hasattr(value, "__dataclass_fields__"):
+            found |= {f"{name}.{key}": item for key, item in vars(value).items()}
+        else:
+            found[name] = value
+    return found

@@ -26,7 +26,7 @@ from .chunks import WayTable, way_table
 from .config import GNNPipeConfig, Mode
 from .costs import layer_seconds
 from .rank import PipeRank
-from .setup import Layout, guessing_loss, sends_initial, sizes_of
+from .setup import Layout, flat_settings, guessing_loss, sends_initial, sizes_of
 from .split import split
 from .training import GNNPipeTraining
 from .whole import WholeRank
@@ -51,7 +51,9 @@ def build(
     _warn(settings, plan, session)
     size = settings.stages * settings.ways
     fleet = open_fleet(settings.transport, size, session, "training.stages")
-    settings_of_all = {f"training.{key}": str(value) for key, value in _flat(settings).items()}
+    settings_of_all = {
+        f"training.{key}": str(value) for key, value in flat_settings(settings).items()
+    }
     facts = {"training": "gnnpipe", **settings_of_all, **agreed_facts(plan, data, session)}
     fleet.agree(facts)
     edges = graph_edges(data, plan.norm, plan.loops, session.dtype)
@@ -211,16 +213,3 @@ def _reseeded(plan: LayerPlan, seed: int, session: Session) -> LayerPlan:
             if callable(reset):
                 reset()
     return own
-
-
-def _flat(settings: GNNPipeConfig) -> dict[str, object]:
-    """Return the settings by dotted name, without what may differ between ranks."""
-    found: dict[str, object] = {}
-    for name, value in vars(settings).items():
-        if name == "transport":
-            continue
-        if hasattr(value, "__dataclass_fields__"):
-            found |= {f"{name}.{key}": item for key, item in vars(value).items()}
-        else:
-            found[name] = value
-    return found

@@ -22,7 +22,7 @@ from ..engine.transport import Program, Traffic, Transport
 from .config import GNNPipeConfig, Mode
 from .rank import PipeRank, Stay
 from .reporting import distances, said_by, stays
-from .setup import Layout
+from .setup import Layout, flat_settings
 from .volume import utilisation
 
 _STUCK = 0.98
@@ -248,17 +248,17 @@ class GNNPipeTraining:
                 rank.restore(own)
 
     def identity(self) -> dict[str, str | int]:
-        """Return what a resumed run must have alike: grid, chunks, cuts, mode."""
-        settings = self._settings
+        """Return what a resumed run must have alike: whatever decides the numbers."""
         return {
+            **{
+                f"training.{name}": str(value)
+                for name, value in flat_settings(self._settings).items()
+                if name != "staleness" and not name.startswith("partition.")
+            },
             "training": "gnnpipe",
-            "training.mode": settings.mode.value,
-            "training.stages": settings.stages,
-            "training.ways": settings.ways,
-            "training.chunks": settings.num_chunks,
+            "training.chunks": self._settings.num_chunks,
             "training.cuts": str(self._layout.cuts).replace(" ", ""),
             "training.partition": self._layout.partition.digest,
-            "replicas": settings.num_replicas,
         }
 
     # ------------------------------------------------------------------------------------- report

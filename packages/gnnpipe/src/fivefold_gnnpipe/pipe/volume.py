@@ -32,6 +32,10 @@ class Sizes:
     """Weights of the encoder, copied where every stage computes that embedding itself."""
     item: int = 4
     """Bytes an element, e."""
+    num_features: int = 0
+    """Columns of the features."""
+    kept: Sequence[int] = ()
+    """Rows a vertex that each layer's backward pass keeps of a whole graph."""
 
 
 def graph_parallel_bytes(sizes: Sizes, boundary: int, parts: int) -> int:
@@ -88,13 +92,27 @@ def utilisation(slots: int, stages: int) -> float:
 # -------------------------------------------------------------------------------------------------
 # memory, bytes a device
 
-_KEPT = 3
-"""Tensors [N, d] that a layer keeps for its backward pass."""
+_ENDS = 6
+"""Rows a vertex, of the last layer's width, that encoder, head, scores and their gradients take."""
+_KEPT_IN_CHUNKS = 6
+"""Rows a vertex that a layer keeps when it is computed chunk by chunk, beside its buffers."""
+_KEPT_TO_RECOMPUTE = 2
+"""Rows a vertex that a layer keeps when it is computed again: what it was given, its gradient."""
+
+
+def _ends(sizes: Sizes, rows: int) -> int:
+    """Return the numbers that features (and a dropped-out copy), encoder and head take."""
+    return rows * (2 * sizes.num_features + _ENDS * sizes.carried[-1])
 
 
 def edge_bytes(num_edges: int, num_nodes: int, item: int) -> int:
     """Return the bytes of a sparse matrix kept both ways, with 64-bit indices."""
     return 2 * (num_edges * (8 + item) + (num_nodes + 1) * 8)
+
+
+def _kept(sizes: Sizes) -> int:
+    """Return the numbers a vertex that all layers keep of a whole graph."""
+    return sum(kept * width for kept, width in zip(sizes.kept, sizes.carried, strict=True))
 
 
 def plain_memory(sizes: Sizes, num_edges: int) -> int:
@@ -104,7 +122,7 @@ def plain_memory(sizes: Sizes, num_edges: int) -> int:
         sizes: graph and model.
         num_edges: directed edges.
     """
-    rows = _KEPT * sizes.num_nodes * sum(sizes.carried)
+    rows = sizes.num_nodes * _kept(sizes) + _ends(sizes, sizes.num_nodes)
     weights = 4 * sizes.num_weights
     return (rows + weights) * sizes.item + edge_bytes(num_edges, sizes.num_nodes, sizes.item)
 
@@ -113,7 +131,7 @@ def graph_parallel_memory(sizes: Sizes, num_edges: int, boundary: int, parts: in
     """Return what a device of graph parallelism holds: its vertices and their halo, all layers."""
     own = -(-sizes.num_nodes // parts)
     halo = -(-boundary // parts)
-    rows = (_KEPT * own + 2 * halo) * sum(sizes.carried)
+    rows = own * _kept(sizes) + 2 * halo * sum(sizes.carried) + _ends(sizes, own)
     weights = 4 * sizes.num_weights
     edges = edge_bytes(-(-num_edges // parts), own + halo, sizes.item)
     return (rows + weights) * sizes.item + edges
@@ -148,7 +166,8 @@ def pipeline_memory(
     halo = -(-boundary // ways)
     layers = max(sum(sizes.carried[begin:end]) for begin, end in zip(begins, ends, strict=True))
     buffers = (3 if pushes or recompute else 2) * (own + halo) * layers
-    activations = 0 if recompute else _KEPT * own * layers
+    kept = _KEPT_TO_RECOMPUTE if recompute else _KEPT_IN_CHUNKS
+    activations = kept * own * layers + _ends(sizes, own)
     weights = 4 * sizes.num_weights // len(ends)
     edges = edge_bytes(-(-num_edges // ways), own + halo, sizes.item)
     return (buffers + activations + weights) * sizes.item + edges

@@ -14,6 +14,7 @@ from torch import Tensor
 from .hashed_words import dense, hashed_words
 
 _TEXT_WIDTH = 512
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 _SPLITS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 _SPECIAL = ("id", "label", "text", "split")
 
@@ -29,19 +30,26 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         UserError: a missing file or column, an unknown id, a feature that is no number.
     """
     heading, rows = _table(folder / "nodes.csv")
-    if "id" not in heading:
-        raise _refused(folder / "nodes.csv", "there is no column `id`", "name it in the heading")
+    for needed in ("id", "label"):
+        if needed not in heading:
+            problem = f"there is no column `{needed}` among {', '.join(heading)}"
+            remedy = "name it in the heading; columns are set apart by commas"
+            raise _refused(folder / "nodes.csv", problem, remedy)
+    again = [name for index, name in enumerate(heading) if name in heading[:index]]
+    if again:
+        problem = f"the column {again[0]!r} stands twice"
+        raise _refused(folder / "nodes.csv", problem, "name each column once")
     column = {name: index for index, name in enumerate(heading)}
-    ids = [row[column["id"]] for row in rows]
+    ids = [row[column["id"]].strip() for row in rows]
     place = {name: index for index, name in enumerate(ids)}
     if len(place) < len(ids):
         twice = next(name for index, name in enumerate(ids) if place[name] != index)
         raise _refused(folder / "nodes.csv", f"the id {twice!r} stands twice", "give each once")
-    if "label" not in column:
-        raise _refused(folder / "nodes.csv", "there is no column `label`", "name it in the heading")
     arrays = {"edge_index": _edges(folder / "edges.csv", place)}
     arrays["x"] = _features(folder / "nodes.csv", column, rows)
-    arrays["y"], arrays["num_classes"] = _labels([row[column["label"]] for row in rows])
+    arrays["y"], arrays["num_classes"] = _labels(
+        folder / "nodes.csv", [row[column["label"]].strip() for row in rows]
+    )
     if "split" in column:
         arrays |= _masks(folder / "nodes.csv", [row[column["split"]] for row in rows])
     return arrays
@@ -73,13 +81,14 @@ def _edges(path: Path, place: dict[str, int]) -> Tensor:
     for number, row in enumerate(_rows(path), 1):
         pair = [name.strip() for name in row[:2]]
         unknown = [name for name in pair if name not in place]
-        if number == 1 and unknown:
+        if number == 1 and unknown == pair:
             continue  # a heading
-        if len(pair) < 2 or unknown:
-            problem = (
-                f"row {number} names {unknown[0]!r}" if unknown else f"row {number} is no pair"
-            )
-            raise _refused(path, f"{problem}, and nodes.csv does not", "name ids of nodes.csv")
+        if unknown:
+            problem = f"row {number} names {unknown[0]!r}, and nodes.csv does not"
+            raise _refused(path, problem, "name ids of nodes.csv")
+        if len(pair) < 2:
+            remedy = "give two columns, set apart by a comma"
+            raise _refused(path, f"row {number} is no pair", remedy)
         ends.append((place[pair[0]], place[pair[1]]))
     return torch.tensor(ends, dtype=torch.int64).reshape(-1, 2).T.contiguous()
 
@@ -101,10 +110,14 @@ def _features(path: Path, column: dict[str, int], rows: list[list[str]]) -> Tens
     return torch.tensor(values, dtype=torch.float32).reshape(len(rows), len(names))
 
 
-def _labels(words: list[str]) -> tuple[Tensor, Tensor]:
-    """Return class numbers in order of the labels: as numbers where all are whole, else as text."""
+def _labels(path: Path, words: list[str]) -> tuple[Tensor, Tensor]:
+    """Return class numbers in order of the labels: as numbers where all are, else as text."""
     known = sorted({word for word in words if word and word != "-1"})
-    if all(re.fullmatch(r"\d+", word) for word in known):
+    if all(_NUMBER.fullmatch(word) for word in known):
+        odd = next((word for word in known if not re.fullmatch(r"\d{1,9}", word)), None)
+        if odd is not None:
+            remedy = "number classes from 0, or name them by words"
+            raise _refused(path, f"the label {odd!r} is no class number", remedy)
         numbers = {word: int(word) for word in known}
     else:
         numbers = {word: index for index, word in enumerate(known)}

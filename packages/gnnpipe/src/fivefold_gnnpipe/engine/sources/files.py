@@ -105,7 +105,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise _refused(path, problem, _CONVERT) from error
     if not isinstance(held, Mapping):
         raise _refused(path, f"this file holds a {type(held).__name__}, not a dictionary", _CONVERT)
-    return {str(k): v for k, v in held.items() if isinstance(v, Tensor)}
+    tensors = {str(k): v.detach() for k, v in held.items() if isinstance(v, Tensor)}
+    return {k: v if v.layout is torch.strided else v.to_dense() for k, v in tensors.items()}
 
 
 # ---------------------------------------------------------------------------------- into a graph
@@ -139,17 +140,24 @@ def graph_of(arrays: Mapping[str, Tensor], config: DataConfig, name: str) -> Gra
         train_mask=masks[0],
         val_mask=masks[1],
         test_mask=masks[2],
-        num_classes=_num_classes(arrays, y) if is_single else y.shape[1],
+        num_classes=_num_classes(arrays, y, path) if is_single else y.shape[1],
         edge_weight=weights,
         name=name,
     )
 
 
-def _num_classes(arrays: Mapping[str, Tensor], y: Tensor) -> int:
+def _num_classes(arrays: Mapping[str, Tensor], y: Tensor, path: Path) -> int:
     """Return the classes that the file states, or as many as its highest label needs."""
     if "num_classes" in arrays:
-        return int(arrays["num_classes"])
+        return _whole(arrays["num_classes"], "num_classes", path)
     return max(int(y.max()) + 1, 1) if len(y) else 1
+
+
+def _whole(value: Tensor, key: str, path: Path) -> int:
+    """Return an array of one whole number above 0 as that number."""
+    if value.numel() != 1 or float(value) < 1 or float(value) != int(value):
+        raise _refused(path, f"{key} is no whole number above 0", "save one number")
+    return int(value)
 
 
 def _features(arrays: Mapping[str, Tensor], path: Path) -> Tensor:
@@ -157,18 +165,31 @@ def _features(arrays: Mapping[str, Tensor], path: Path) -> Tensor:
         x = arrays["x"]
         if x.ndim != 2:
             raise _refused(path, f"x has {x.ndim} axes", "give x [N, F]")
+        if not x.shape[1]:
+            raise _refused(path, "x has no columns", "give x [N, F] with at least one")
         return x.float()
     parts = [arrays.get(key) for key in ("x_indptr", "x_indices", "x_data")]
     if any(part is None for part in parts):
         raise _refused(
             path, "there are no features", "give x [N, F], or x_indptr, x_indices, x_data"
         )
-    indptr, indices, values = (part.numpy() for part in parts if part is not None)
-    width = int(arrays["x_width"]) if "x_width" in arrays else int(indices.max(initial=-1)) + 1
-    fits = len(indices) == len(values) == int(indptr[-1]) and (np.diff(indptr) >= 0).all()
-    if not fits or (len(indices) and int(indices.min()) < 0):
+    indptr, indices, values = (part for part in parts if part is not None)
+    if indptr.is_floating_point() or indices.is_floating_point():
+        raise _refused(path, "x_indptr or x_indices holds fractions", "save them as int64")
+    shapes = indptr.ndim == indices.ndim == values.ndim == 1
+    if not shapes or not _is_csr(indptr.numpy(), indices.numpy(), len(values)):
         raise _refused(path, "x_indptr, x_indices and x_data do not go together", "save CSR parts")
-    return dense(indptr, indices, values, max(width, 1))
+    least = int(indices.max()) + 1 if len(indices) else 1
+    width = _whole(arrays["x_width"], "x_width", path) if "x_width" in arrays else least
+    if width < least:
+        raise _refused(path, f"x_indices names column {least - 1} of {width}", "mend x_width")
+    return dense(indptr.numpy(), indices.numpy(), values.numpy(), width)
+
+
+def _is_csr(indptr: np.ndarray, indices: np.ndarray, count: int) -> bool:
+    if not len(indptr) or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        return False
+    return len(indices) == count == int(indptr[-1]) and int(indices.min(initial=0)) >= 0
 
 
 def _edge_index(arrays: Mapping[str, Tensor], path: Path) -> Tensor:
@@ -177,6 +198,8 @@ def _edge_index(arrays: Mapping[str, Tensor], path: Path) -> Tensor:
         raise _refused(path, "there are no edges", "give edge_index [2, E]")
     if index.ndim != 2 or index.shape[0] != 2:
         raise _refused(path, f"edge_index has shape {list(index.shape)}", "give [2, E]")
+    if index.dtype is torch.bool:
+        raise _refused(path, "edge_index holds true and false", "save vertex numbers, as int64")
     if index.is_floating_point():
         beyond = index.numel() and float(index.abs().max()) > _LARGEST_EXACT
         if beyond:
@@ -191,13 +214,17 @@ def _labels(arrays: Mapping[str, Tensor], num_nodes: int, path: Path) -> Tensor:
     y = arrays.get("y")
     if y is None:
         raise _refused(path, "there are no labels", "give y [N], -1 where unknown")
-    if len(y) != num_nodes:
-        raise _refused(path, f"{num_nodes} rows of x and {len(y)} labels", "give one a vertex")
+    count = len(y) if y.ndim else 1
+    if count != num_nodes:
+        raise _refused(path, f"{num_nodes} rows of x and {count} labels", "give one a vertex")
+    if y.ndim > 2 or (y.ndim == 2 and not y.shape[1]):
+        remedy = "give y [N], or [N, C] of 0 and 1"
+        raise _refused(path, f"y has shape {list(y.shape)}", remedy)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2:
         return y.float()
-    if y.is_floating_point() and not bool((y == y.round()).all()):
+    if y.is_floating_point() and not bool(((y == y.round()) & y.isfinite()).all()):
         raise _refused(path, "labels are not whole numbers", "give classes from 0, or y [N, C]")
     return y.to(torch.int64)
 
@@ -220,6 +247,8 @@ def _masks(
         mask = arrays[key]
         if mask.shape != (num_nodes,):
             raise _refused(path, f"{key} has shape {list(mask.shape)}", f"give [{num_nodes}]")
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise _refused(path, f"{key} holds more than true and false", "save booleans")
         found.append(mask.to(torch.bool))
     return tuple(found)
 
