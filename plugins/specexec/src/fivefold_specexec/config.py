@@ -106,6 +106,15 @@ class SpecExecConfig:
         """What a session's `load_draft` is asked for."""
         return f"{_QUANTISED}:{self.bits}" if self.draft == _QUANTISED else self.draft
 
+    @property
+    def most_passes(self) -> int:
+        """Most passes of the draft a step.
+
+        The best node that waits for a pass is among the best of the budget for good, and the last
+        of these has no child there: so there are fewer passes than nodes.
+        """
+        return min(self.max_iters, self.budget - 1)
+
     def head_chunk(self, rows: int, vocab_size: int) -> int:
         """Return how many nodes' logits may be there at a time; 0: all.
 

@@ -87,7 +87,7 @@ class BestFirstDrafter(ModelTreeDrafter):
 
     def _room(self) -> int:
         """Return the slots of a step: late tokens, all frontiers, and one more path."""
-        levels = self.config.max_iters + 1
+        levels = self.config.most_passes + 1
         return max(self.num_late, levels) + sum(frontier_widths(self.config)) + levels
 
 
