@@ -130,6 +130,14 @@ def test_a_planned_tree_is_kept_on_disk_and_a_damaged_one_planned_anew(tmp_path,
     assert len(list((tmp_path / "topologies").glob("*.json"))) == 4
 
 
+def test_a_large_tree_is_announced_before_it_is_planned_and_not_when_it_is_known():
+    said = []
+    for _ in range(2):
+        planned_once(AcceptanceVector((0.5, 0.2)), 1200, 12, say=said.append)
+        planned_once(AcceptanceVector((0.5, 0.2)), 30, 12, say=said.append)
+    assert said == ["planning a tree of 1200 nodes on 12 levels (once)"]
+
+
 def test_a_topology_file_takes_the_place_of_planning(tmp_path):
     TreeTopology((-1, 0, 0, 1)).write(tmp_path / "tree.json")
     drafter = build(SequoiaConfig(topology=str(tmp_path / "tree.json")), session_of())
