@@ -109,7 +109,11 @@ class DraftModelConfig:
     @property
     def source(self) -> str:
         """What a session's `load_draft` is asked for."""
-        return f"{QUANTISED}:{self.bits}" if self.draft == QUANTISED else self.draft
+        return self.source_of(self.draft)
+
+    def source_of(self, draft: str) -> str:
+        """Return what a session's `load_draft` is asked for when the user names a draft so."""
+        return f"{QUANTISED}:{self.bits}" if draft == QUANTISED else draft
 
     def chosen_proposal(self, greedy: bool) -> Proposal:
         """Return how children come about, `auto` resolved.

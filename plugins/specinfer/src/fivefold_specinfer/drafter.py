@@ -291,7 +291,7 @@ def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate
 
 def _load(name: str, config: SpecInferConfig, session: Session) -> DraftModel:
     try:
-        return session.load_draft(name, DraftKind.INDEPENDENT)
+        return session.load_draft(config.source_of(name), DraftKind.INDEPENDENT)
     except UserError as error:
         if not config.drafts:
             raise
