@@ -171,7 +171,7 @@ def build(config: SequoiaConfig, session: Session) -> SequoiaDrafter:
         topology = planned_once(vector, nodes, levels, branch, session.say)
     session.require_room(topology.num_nodes, setting)
     session.require(topology, setting)
-    check_widths(topology, draft)
+    check_widths(topology, draft, setting)
     fill = FeatureHeadDrafter if kind is DraftKind.FEATURE_HEAD else ModelTreeDrafter
     inner = fill(
         draft,

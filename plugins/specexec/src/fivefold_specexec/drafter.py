@@ -140,6 +140,7 @@ def build(config: SpecExecConfig, session: Session) -> BestFirstDrafter:
         UserError: the draft does not fit the target, or the target cannot verify a tree.
     """
     session.model.require(Capability.TREE_ATTENTION)
+    session.require_room(config.budget, "drafting.budget")
     session.reserve(config.budget)
     session.chunk_head(config.head_chunk(session.batch, session.model.vocab_size))
     draft = session.load_draft(config.source, DraftKind(config.kind))
