@@ -251,6 +251,12 @@ def test_a_rule_that_does_not_suit_every_method_is_refused_before_anything_is_pl
         check_pair(run.config, run)
 
 
+def test_a_planner_that_is_to_choose_itself_is_refused():
+    run = compose("plan", ["drafting.methods=[chain,auto]"])
+    with pytest.raises(UserError, match=r"does not choose itself \(drafting\.methods=auto\)"):
+        check_pair(run.config, run)
+
+
 def test_a_plan_takes_no_rule_as_it_decides_on_none():
     with pytest.raises(UserError, match="rule"):
         compose("plan", ["rule=lookup"])

@@ -18,6 +18,7 @@ from fivefold_lm.groups import CACHE, MODEL, RUNTIME, SAMPLING
 
 from ._words import VALID_FOR, Proposal, Rule, check_rule, proposals_of
 from .config import AutoConfig
+from .planner.offers import AUTO
 
 CHAT_CHOICES = ("auto", "always", "never")
 SPLITS = ("all", "open", "held_out")
@@ -302,7 +303,7 @@ def check_pair(config: Any, run: Run) -> None:
 
 
 def check_methods(names: Sequence[str], look_up: Callable[[str], object]) -> None:
-    """Refuse methods for a planner to choose among that are not installed.
+    """Refuse methods for a planner to choose among that are not installed, and itself.
 
     Args:
         names: of the methods.
@@ -312,6 +313,13 @@ def check_methods(names: Sequence[str], look_up: Callable[[str], object]) -> Non
         UserError: names `drafting.methods`.
     """
     for name in names:
+        if name == AUTO:
+            raise UserError(
+                "a planner does not choose itself",
+                setting="drafting.methods",
+                value=name,
+                remedy="leave it out",
+            )
         try:
             look_up(name)
         except UserError as error:
