@@ -19,6 +19,7 @@ TASKS = (
     "chat",
     "bench",
     "audit",
+    "plan",
     "demo",
     "kernels",
     "train",

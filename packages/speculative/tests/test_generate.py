@@ -12,7 +12,7 @@ import pytest
 from fivefold import Run, UserError
 from fivefold.testing import compose
 from fivefold_lm.testing import tiny_model
-from fivefold_speculative import Session, answers
+from fivefold_speculative import DraftLoader, Session, answers
 from fivefold_speculative import generate as _api  # noqa: F401 - the name is the function
 from fivefold_speculative.task_configs import GenerateConfig
 
@@ -62,6 +62,26 @@ def test_one_prompt_is_streamed_and_its_figures_go_to_stderr(generate):
     assert {"id", "prompt", "text", "token_ids", "finish_reason"} <= set(row)
     assert run.result.figures["num_new_tokens"] == len(row["token_ids"])
     assert run.result.figures["mean_acceptance_length"] == 1
+
+
+def test_a_draft_that_cannot_be_had_is_looked_for_once(generate, monkeypatch):
+    asked = []
+    right = DraftLoader.__call__
+
+    def noted(self, name, kind):
+        asked.append(name)
+        return right(self, name, kind)
+
+    monkeypatch.setattr(DraftLoader, "__call__", noted)
+    with pytest.raises(UserError, match="no such draft file"):
+        generate("prompt=abcabc", "drafting=chain", "drafting.draft=none.safetensors")
+    assert asked == ["none.safetensors"]
+
+
+def test_nothing_is_written_to_stdout_where_no_answer_begins(generate, capsys):
+    with pytest.raises(UserError, match="no such draft file"):
+        generate("prompt=abcabc", "drafting=chain", "drafting.draft=none.safetensors")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from fivefold import UserError
 from fivefold_lm import FullAttention, Sampler, SamplingConfig
 from fivefold_speculative import DraftKind, NoCorrection, Request, Session, decode, rule_for
 from fivefold_speculative.config import ExpansionConfig, FeatureHeadConfig
 from fivefold_speculative.drafters import feature_head, model_tree
+from fivefold_speculative.topology import TreeTopology
 from fivefold_speculative.toy import ToyDrafts, toy_target
 
 PROMPTS = [[3, 1, 4, 1, 5], [2], [6, 2]]
@@ -83,3 +85,26 @@ def test_every_node_has_the_children_that_the_draft_gives_its_path(build, config
                     depths.add(topology.depths[node])
                 texts[row] = [*text, *outcome.new_tokens[row]]
     assert depths == {0, 1, 2, 3, 4}
+
+
+def session_of_toys():
+    model = toy_target()
+    return Session(
+        model,
+        [Request(prompt, 4) for prompt in PROMPTS],
+        Sampler(SamplingConfig(), vocab_size=8),
+        FullAttention(),
+        load_draft=ToyDrafts(model, noise=0.3),
+    )
+
+
+@pytest.mark.parametrize("build", [model_tree.build, feature_head.build])
+def test_more_children_than_the_draft_has_words_are_refused_by_the_file_that_named_them(
+    build, tmp_path
+):
+    path = tmp_path / "tree.json"
+    TreeTopology.expansion([9]).write(path)
+    kind = FeatureHeadConfig if build is feature_head.build else ExpansionConfig
+    with pytest.raises(UserError, match="a node has 9 children") as caught:
+        build(kind(topology=str(path)), session_of_toys())
+    assert caught.value.setting == "drafting.topology"

@@ -12,6 +12,7 @@ from fivefold_speculative.planner.drafter import AutoDrafter, build
 from fivefold_speculative.planner.machine import MachineProfile
 from fivefold_speculative.planner.offers import Offer
 from fivefold_speculative.planner.plans import Plan, make_plan
+from fivefold_speculative.task_configs import check_pair
 from fivefold_speculative.testing import DrafterSuite
 
 PLAIN = Offer("none", {}, 1, 1.0, 0.010)
@@ -236,3 +237,28 @@ def test_another_method_has_no_plan(folders):
     run = compose("plan", [f"model={folders / 'target'}", "drafting=chain"])
     with pytest.raises(UserError, match=r"drafting\.methods"):
         task.run(run.config, run)
+
+
+@pytest.mark.parametrize("rule", ["multi_step", "without_replacement", "point_mass"])
+def test_a_rule_that_does_not_suit_every_method_is_refused_before_anything_is_planned(rule):
+    words = ["prompt=a", "drafting=auto", "sampling.temperature=0.7"]
+    run = compose("generate", [*words, f"rule={rule}"])
+    with pytest.raises(UserError, match="may be a method") as caught:
+        check_pair(run.config, run)
+    assert caught.value.setting == "rule"
+    for word in ("auto", "lookup"):
+        run = compose("generate", [*words, f"rule={word}"])
+        check_pair(run.config, run)
+
+
+def test_a_planner_that_is_to_choose_itself_is_refused():
+    run = compose("plan", ["drafting.methods=[chain,auto]"])
+    with pytest.raises(UserError, match=r"does not choose itself \(drafting\.methods=auto\)"):
+        check_pair(run.config, run)
+
+
+def test_a_plan_takes_no_rule_as_it_decides_on_none():
+    with pytest.raises(UserError, match="rule"):
+        compose("plan", ["rule=lookup"])
+    run = compose("plan")
+    check_pair(run.config, run)

@@ -64,6 +64,8 @@ def test_settings_narrow_what_a_method_provides():
         ({"temperature": 0.0}, r"drafting\.temperature"),
         ({"draft": ""}, r"drafting\.draft"),
         ({"length": 0}, r"drafting\.length"),
+        ({"bits": 1, "draft": "quantised"}, r"no such number of bits.*drafting\.bits=1"),
+        ({"bits": 5}, r"the draft is shipped \(drafting\.bits=5\).*drafting\.draft=quantised"),
     ],
 )
 def test_settings_out_of_range_are_refused(values, words):

@@ -33,6 +33,12 @@ def test_nodes_in_any_order_are_sorted_breadth_first(tmp_path):
     assert read_topology(write(tmp_path, record)) == TreeTopology((-1, 0, 0, 1, 2))
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text('{"parents": [-1, 0]}', encoding="utf-8-sig")
+    assert read_topology(path) == TreeTopology((-1, 0))
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -49,6 +55,7 @@ def test_nodes_in_any_order_are_sorted_breadth_first(tmp_path):
         {"Successors": [[1], [], []]},
         {"Successors": [[5]]},
         {"Successors": 3},
+        {"Successors": []},
         {"Successors": [[1], []], "size": 9},
         {"children": []},
         [1, 2],

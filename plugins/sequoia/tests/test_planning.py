@@ -175,6 +175,23 @@ def test_a_ranked_plan_is_the_best_of_all_trees_for_its_own_roots():
     assert yield_of(tree, law) == pytest.approx(all_best(law, 7, 5).expected(7, 5), abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("levels", [2, 3, 5, 8])
+def test_what_is_planned_for_one_number_of_levels_alone_is_the_best_of_all_trees(seed, levels):
+    """By depth, most states have one number of levels; the others' values are never computed."""
+    rng = np.random.default_rng(seed)
+    rows = rng.dirichlet(np.ones(BRANCH + 1), (3, 5))[..., :BRANCH]
+    ranked = RankedAcceptance(tuple(tuple(tuple(map(float, r)) for r in depth) for depth in rows))
+    law = Law.ranked(ranked, (0.2,) * 5)
+    for nodes in (2, 5, 7):
+        alone = all_best(law, nodes, levels, fewer_levels=False)
+        assert alone.expected(nodes, levels) == pytest.approx(
+            brute_force(law, nodes, levels), abs=1e-12
+        )
+        if np.isfinite(alone.expected(nodes, levels)):
+            assert alone.tree(nodes, levels) == all_best(law, nodes, levels).tree(nodes, levels)
+
+
 def test_equal_rows_give_the_plain_plan():
     probs = (0.6, 0.2, 0.1)
     ranked = RankedAcceptance(((probs,) * 5,) * 3)

@@ -130,11 +130,30 @@ def test_a_planned_tree_is_kept_on_disk_and_a_damaged_one_planned_anew(tmp_path,
     assert len(list((tmp_path / "topologies").glob("*.json"))) == 4
 
 
+def test_a_large_tree_is_announced_before_it_is_planned_and_not_when_it_is_known():
+    said = []
+    for _ in range(2):
+        planned_once(AcceptanceVector((0.5, 0.2)), 1200, 12, say=said.append)
+        planned_once(AcceptanceVector((0.5, 0.2)), 30, 12, say=said.append)
+    assert said == ["planning a tree of 1200 nodes on 12 levels (once)"]
+
+
 def test_a_topology_file_takes_the_place_of_planning(tmp_path):
     TreeTopology((-1, 0, 0, 1)).write(tmp_path / "tree.json")
     drafter = build(SequoiaConfig(topology=str(tmp_path / "tree.json")), session_of())
     assert drafter.topology == TreeTopology((-1, 0, 0, 1))
     assert drafter.replanner is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"nodes": 64}, {"levels": 4}, {"branch": 2}, {"acceptance": "fallback"}]
+)
+def test_settings_of_planning_beside_a_topology_are_refused_not_ignored(tmp_path, settings):
+    TreeTopology((-1, 0, 0, 1)).write(tmp_path / "tree.json")
+    (name,) = settings
+    with pytest.raises(UserError, match="nothing is planned") as refused:
+        SequoiaConfig(topology=str(tmp_path / "tree.json"), **settings)
+    assert refused.value.setting == f"drafting.{name}"
 
 
 def test_children_are_the_best_words_when_greedy_and_never_repeat_else():
@@ -248,6 +267,13 @@ def test_a_tree_larger_than_context_or_cache_is_refused():
     with pytest.raises(UserError, match="80 nodes, and the cache holds 64 tokens") as refused:
         build(config, session_of(max_len=64))
     assert "cache.max_len" in refused.value.remedy
+
+
+def test_more_children_than_the_draft_has_words_are_refused_by_the_file_that_named_them(tmp_path):
+    TreeTopology.expansion([9]).write(tmp_path / "tree.json")
+    with pytest.raises(UserError, match="a node has 9 children") as refused:
+        build(SequoiaConfig(topology=str(tmp_path / "tree.json")), session_of())
+    assert refused.value.setting == "drafting.topology"
 
 
 def test_the_command_line_takes_numbers_and_null():

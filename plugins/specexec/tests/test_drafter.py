@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fivefold import UserError
 from fivefold_lm import FullAttention, RandomStream, Sampler, SamplingConfig
 from fivefold_lm.testing import tiny_model
 from fivefold_specexec import SpecExecConfig, growth
@@ -175,6 +176,22 @@ def test_same_seed_gives_the_text_of_plain_sampling_whatever_the_tree(limits):
     plain = texts_of(session_of(SAMPLED), PlainDrafter())
     session = session_of(SAMPLED)
     assert texts_of(session, build(SpecExecConfig(budget=9, **limits), session)) == plain
+
+
+def test_a_budget_larger_than_the_cache_or_the_context_is_refused():
+    with pytest.raises(UserError, match="33 nodes, and the cache holds 32 tokens") as caught:
+        build(SpecExecConfig(budget=33), session_of(max_len=32))
+    assert caught.value.setting == "drafting.budget"
+    assert "cache.max_len" in caught.value.remedy
+    build(SpecExecConfig(budget=32), session_of(max_len=32))
+    with pytest.raises(UserError, match="the context holds 256 tokens"):
+        build(SpecExecConfig(budget=257), session_of())
+
+
+def test_the_drafts_cache_has_room_for_what_can_be_run_and_no_more():
+    few = build(SpecExecConfig(budget=6), session_of())
+    many = build(SpecExecConfig(budget=6, max_iters=10**6), session_of())
+    assert many._room() == few._room()
 
 
 def test_fixed_shapes_give_the_same_texts(monkeypatch):

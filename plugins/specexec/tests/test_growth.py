@@ -281,7 +281,18 @@ def test_shapes_where_asking_costs_are_fixed_and_give_the_same_tree(limits, monk
 def test_widths_bound_every_frontier():
     config = SpecExecConfig(budget=40, frontier=6, branch=3, max_iters=7)
     assert list(frontier_widths(config)) == [1, 3, 6, 6, 6, 6, 6]
-    assert list(frontier_widths(SpecExecConfig(budget=2, max_iters=3))) == [1, 1, 1]
+    assert list(frontier_widths(SpecExecConfig(budget=2, max_iters=3))) == [1]
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 30.0])
+@pytest.mark.parametrize("budget", [2, 3, 9])
+def test_more_passes_than_the_budget_has_nodes_are_never_needed(budget, sharpness):
+    draft = TableDraft(seed=budget, sharpness=sharpness)
+    config = SpecExecConfig(budget=budget, frontier=1, decay=0.95, max_iters=10**6)
+    tree, passes = as_published(draft, config)
+    assert passes <= config.most_passes == budget - 1
+    grown, own = grow([draft], config)
+    assert (set(paths_of(grown.tree())), own) == (tree, passes)
 
 
 def test_scores_are_the_exact_logarithms_in_the_tail_too():

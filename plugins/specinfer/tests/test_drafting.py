@@ -26,7 +26,7 @@ PROMPTS = [[3, 1, 4, 1, 5], [2], [6, 2, 6, 2], [1, 7]]
 TWO = ["toy-1", "toy-2"]
 
 
-def session_of(model, new_tokens, temperature=0.0, prompts=PROMPTS):
+def session_of(model, new_tokens, temperature=0.0, prompts=PROMPTS, **more):
     each = new_tokens if isinstance(new_tokens, list) else [new_tokens] * len(prompts)
     return Session(
         model,
@@ -38,6 +38,7 @@ def session_of(model, new_tokens, temperature=0.0, prompts=PROMPTS):
         FullAttention(),
         text=False,
         load_draft=ToyDrafts(model),
+        **more,
     )
 
 
@@ -159,7 +160,7 @@ def test_a_deeper_tree_than_any_default_is_greedy_exact():
 # The budget.
 
 
-@pytest.mark.parametrize("budget", [1, 4, 5, 9, 17, 40])
+@pytest.mark.parametrize("budget", [2, 4, 5, 9, 17, 40])
 @pytest.mark.parametrize("proposal", ["topk", "sampled"])
 def test_a_pass_never_verifies_more_than_the_budget_and_the_text_stays(budget, proposal):
     model = toy_target()
@@ -341,6 +342,7 @@ def test_candidates_are_trees_of_the_shipped_draft_that_fit_the_profile():
         ({"widths": []}, "drafting.widths"),
         ({"widths": [0]}, "drafting.widths"),
         ({"max_verify_tokens": -1}, "drafting.max_verify_tokens"),
+        ({"max_verify_tokens": 1}, "drafting.max_verify_tokens"),
         ({"proposal": "without_replacement"}, "drafting.proposal"),
         ({"proposal": "best"}, "drafting.proposal"),
         ({"temperature": 0.0}, "drafting.temperature"),
@@ -350,6 +352,9 @@ def test_candidates_are_trees_of_the_shipped_draft_that_fit_the_profile():
         ({"drafts": [{"temperature": 0.5}]}, "drafting.drafts"),
         ({"drafts": [{"draft": "a", "temperature": 0}]}, "drafting.drafts"),
         ({"drafts": [{"draft": "a", "temperature": "hot"}]}, "drafting.drafts"),
+        ({"drafts": [{"draft": "a", "temperature": True}]}, "drafting.drafts"),
+        ({"drafts": [{"draft": "a", "temperature": float("inf")}]}, "drafting.drafts"),
+        ({"drafts": ["a", "b"], "bits": 5}, "drafting.bits"),
     ],
 )
 def test_wrong_settings_are_refused_with_their_name_and_a_remedy(settings, setting):
@@ -375,6 +380,17 @@ def test_a_draft_that_cannot_be_loaded_is_named_by_the_setting_that_names_it():
     with pytest.raises(UserError) as caught:
         build(SpecInferConfig(drafts=["a", "b"]), session)
     assert caught.value.setting == "drafting.drafts"
+
+
+def test_a_merged_tree_larger_than_the_cache_is_refused_and_a_budget_makes_it_fit():
+    session = session_of(toy_target(), 4, max_len=24)
+    widths = [4, 2]  # 13 nodes of one draft, 25 of two
+    with pytest.raises(UserError, match="25 nodes, and the cache holds 24 tokens") as caught:
+        build(SpecInferConfig(widths=widths, drafts=TWO), session)
+    assert caught.value.setting == "drafting.widths"
+    assert "cache.max_len" in caught.value.remedy
+    build(SpecInferConfig(widths=widths, drafts=TWO, max_verify_tokens=24), session)
+    build(SpecInferConfig(widths=widths), session)
 
 
 def test_more_children_than_a_draft_has_words_are_refused():

@@ -112,7 +112,7 @@ def check_rule(rule: Rule | str, proposals: Collection[str], greedy: bool) -> No
             f"this rule is lossless for {valid} proposals, and the drafting method makes {made}",
             setting="rule",
             value=str(word),
-            remedy="set rule=auto or another drafting.proposal",
+            remedy="set rule=auto, or another drafting.proposal where the method has one",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fivefold import UserError
@@ -11,6 +12,8 @@ from .topology import TreeTopology
 
 QUANTISED = "quantised"
 """Names the copy of the target in fewer bits."""
+BITS = 6
+"""Bits of a number in it, if nobody says how many."""
 _PROPOSALS = {
     "topk": Proposal.POINT_MASS,
     "sampled": Proposal.SAMPLED,
@@ -68,8 +71,9 @@ class DraftModelConfig:
     """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target,
     `shipped` for the one this package carries, or `quantised` for a copy of the target in fewer
     bits."""
-    bits: int = 6
-    """Bits of a number in `draft=quantised`, from 2 to 8; errors below 5 are made up for."""
+    bits: int = BITS
+    """Bits of a number in `draft=quantised`, from 2 to 8; errors below 5 are made up for. No other
+    draft has any."""
     proposal: str = "auto"
     """How children are chosen: `topk`, `sampled`, `without_replacement`; `auto` takes the most
     probable ones under greedy decoding, and else draws them, in a tree without replacement."""
@@ -84,13 +88,7 @@ class DraftModelConfig:
                 setting="drafting.draft",
                 remedy="give a hub id, a folder, a draft file, or shipped",
             )
-        if not 2 <= self.bits <= 8:
-            raise UserError(
-                "no such number of bits",
-                setting="drafting.bits",
-                value=self.bits,
-                remedy="give 2 to 8",
-            )
+        check_bits(self.bits, self.draft_names())
         if self.proposal not in ("auto", *_PROPOSALS):
             raise UserError(
                 "unknown way to choose children",
@@ -107,9 +105,22 @@ class DraftModelConfig:
             )
 
     @property
+    def shape_setting(self) -> str:
+        """The setting that says what tree is drafted, for errors."""
+        return "drafting"
+
+    def draft_names(self) -> list[str]:
+        """Return the user's names of all drafts."""
+        return [self.draft]
+
+    @property
     def source(self) -> str:
         """What a session's `load_draft` is asked for."""
-        return f"{QUANTISED}:{self.bits}" if self.draft == QUANTISED else self.draft
+        return self.source_of(self.draft)
+
+    def source_of(self, draft: str) -> str:
+        """Return what a session's `load_draft` is asked for when the user names a draft so."""
+        return f"{QUANTISED}:{self.bits}" if draft == QUANTISED else draft
 
     def chosen_proposal(self, greedy: bool) -> Proposal:
         """Return how children come about, `auto` resolved.
@@ -143,7 +154,12 @@ class ChainConfig(DraftModelConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        _at_least_one(self.length, "drafting.length")
+        _at_least_one(self.length, self.shape_setting)
+
+    @property
+    def shape_setting(self) -> str:
+        """The setting that says what tree is drafted, for errors."""
+        return "drafting.length"
 
     def shape(self) -> TreeTopology:
         """Return the chain as a tree."""
@@ -165,6 +181,11 @@ class ExpansionConfig(DraftModelConfig):
         super().__post_init__()
         self.shape()
 
+    @property
+    def shape_setting(self) -> str:
+        """The setting that says what tree is drafted, for errors."""
+        return "drafting.topology" if self.topology else "drafting.widths"
+
     def shape(self) -> TreeTopology:
         """Return the tree.
 
@@ -172,13 +193,13 @@ class ExpansionConfig(DraftModelConfig):
             UserError: widths or file hold no tree, or nothing but a root.
         """
         if self.topology:
-            shape, setting = TreeTopology.find(self.topology), "drafting.topology"
+            shape = TreeTopology.find(self.topology)
         else:
-            shape, setting = TreeTopology.expansion(self.widths), "drafting.widths"
+            shape = TreeTopology.expansion(self.widths)
         if shape.num_nodes == 1:
             raise UserError(
                 "a tree with nothing but a root drafts nothing",
-                setting=setting,
+                setting=self.shape_setting,
                 remedy="give it a level, or choose drafting=none",
             )
         return shape
@@ -229,6 +250,26 @@ class AutoConfig:
     def proposals(self, greedy: bool) -> frozenset[Proposal]:
         """Return what is surely made; the planned method is checked when it is built."""
         return frozenset({Proposal.EMPTY})
+
+
+def check_bits(bits: int, drafts: Sequence[str]) -> None:
+    """Refuse bits that no copy of a target can have, or that no draft would use.
+
+    Args:
+        bits: of a number.
+        drafts: the user's names of the drafts.
+
+    Raises:
+        UserError: names `drafting.bits`.
+    """
+    problem, remedy = "", ""
+    if not 2 <= bits <= 8:
+        problem, remedy = "no such number of bits", "give 2 to 8"
+    elif bits != BITS and QUANTISED not in drafts:
+        problem = f"bits of a copy of the target, and the draft is {', '.join(drafts)}"
+        remedy = f"set drafting.draft={QUANTISED}, or leave it out"
+    if problem:
+        raise UserError(problem, setting="drafting.bits", value=bits, remedy=remedy)
 
 
 def _at_least_one(value: int, setting: str) -> None:

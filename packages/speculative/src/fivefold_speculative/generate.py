@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Protocol, runtime_checkable
 
 from fivefold import Run, UserError
@@ -13,7 +13,7 @@ from fivefold import Run, UserError
 from ._counted import counted
 from .answer_file import AnswerFile
 from .answers import Answer, Job, Piece, answer, failure, make_jobs
-from .engine import Engine
+from .engine import Engine, memory_errors
 from .prompt_sets import BrokenLine, Prompt, holds_records
 from .task_configs import GenerateConfig
 
@@ -141,7 +141,7 @@ def write(
         UserError: the only answer cannot be finished.
     """
     finished: list[Answer] = []
-    _prepare(engine, jobs[: config.batch_size])
+    _prepare(engine, jobs[: config.batch_size], is_all=len(jobs) == 1)
     begin = time.perf_counter()
     logprobs = -1 if config.logprobs is None else config.logprobs
 
@@ -174,10 +174,19 @@ def write(
         engine.report_streaming(run)
 
 
-def _prepare(engine: Engine, jobs: Sequence[Job]) -> None:
-    """Let drafts be read, measured and planned with before the clock starts."""
-    with suppress(UserError):  # said when the batch is decoded
-        engine.drafting(engine.session([job.request for job in jobs], text=False))
+def _prepare(engine: Engine, jobs: Sequence[Job], is_all: bool) -> None:
+    """Let drafts be read, measured and planned with before the clock starts.
+
+    Raises:
+        UserError: that cannot be, and there is nothing else to answer; else it is said when the
+            batch is decoded.
+    """
+    try:
+        with memory_errors():
+            engine.drafting(engine.session([job.request for job in jobs], text=False))
+    except UserError:
+        if is_all:
+            raise
 
 
 def _report(answers: list[Answer], seconds: float, run: Run) -> None:
@@ -221,18 +230,21 @@ class _Streamed:
     """One answer, as it is written."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        self._run, self._has_begun = run, False
 
     def piece(self, piece: Piece) -> None:
         """Show text at once."""
         self._run.stream(piece.text)
+        self._has_begun = True
 
     def answer(self, answer: Answer) -> None:
-        """Everything is shown already."""
+        """Everything is shown already; an empty answer is a line, too."""
+        self._has_begun = True
 
     def close(self) -> None:
-        """End the line, also of an answer that was cut short."""
-        self._run.stream("\n")
+        """End the line, also of an answer that was cut short; nothing where none was begun."""
+        if self._has_begun:
+            self._run.stream("\n")
 
 
 class _Headed:

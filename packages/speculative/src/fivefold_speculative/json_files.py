@@ -22,6 +22,6 @@ def read_json(path: str | Path) -> Any:
     if data.startswith((_PICKLE, _ZIP)):
         raise ValueError(f"{path} is a pickle, a program that is never run, and no JSON")
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8-sig"))  # some editors begin a file with a mark
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error})") from error

@@ -16,8 +16,9 @@ from fivefold.errors import nearest, shown
 from fivefold_lm.config import SamplingConfig
 from fivefold_lm.groups import CACHE, MODEL, RUNTIME, SAMPLING
 
-from ._words import Rule, check_rule, proposals_of
+from ._words import VALID_FOR, Proposal, Rule, check_rule, proposals_of
 from .config import AutoConfig
+from .planner.offers import AUTO
 
 CHAT_CHOICES = ("auto", "always", "never")
 SPLITS = ("all", "open", "held_out")
@@ -212,13 +213,10 @@ class PlanConfig:
     """Also decode with the best offer of every method, and print what it really does."""
     max_new_tokens: int = 96
     """Tokens written where `measure` decodes."""
-    rule: str = "auto"
-    """Acceptance rule; `auto` takes the best one valid for the drafting method."""
 
     def __post_init__(self) -> None:
         _at_least(self.batch, 1, "batch", "no request to plan for")
         _at_least(self.max_new_tokens, 2, "max_new_tokens", "too little to measure")
-        _one_of(self.rule, tuple(Rule), "rule")
 
 
 def parse_method(entry: object, setting: str = "methods") -> tuple[str, dict[str, Any]]:
@@ -286,18 +284,26 @@ def check_pair(config: Any, run: Run) -> None:
         run: the run being started; nothing heavy is built.
 
     Raises:
-        UserError: the rule is not valid for the proposals of the method, or a planner is to choose
-            among methods that are not installed.
+        UserError: the rule is not valid for the proposals of the method, or of every method that a
+            planner may choose, or a planner is to choose among methods that are not installed.
     """
+    rule = Rule(getattr(config, "rule", Rule.AUTO))
     greedy = run.node("sampling", SamplingConfig).temperature == 0
     for method, settings in chosen_methods(config, run):
         if isinstance(settings, AutoConfig):
             check_methods(settings.methods, partial(run.choose, "drafting"))
-        check_rule(config.rule, proposals_of(settings, method.provides, greedy), greedy)
+            if rule is not Rule.AUTO and VALID_FOR[rule] != frozenset(Proposal):
+                raise UserError(
+                    "what is planned may be a method that this rule does not suit",
+                    setting="rule",
+                    value=str(rule),
+                    remedy="set rule=auto or lookup, or choose a drafting method yourself",
+                )
+        check_rule(rule, proposals_of(settings, method.provides, greedy), greedy)
 
 
 def check_methods(names: Sequence[str], look_up: Callable[[str], object]) -> None:
-    """Refuse methods for a planner to choose among that are not installed.
+    """Refuse methods for a planner to choose among that are not installed, and itself.
 
     Args:
         names: of the methods.
@@ -307,6 +313,13 @@ def check_methods(names: Sequence[str], look_up: Callable[[str], object]) -> Non
         UserError: names `drafting.methods`.
     """
     for name in names:
+        if name == AUTO:
+            raise UserError(
+                "a planner does not choose itself",
+                setting="drafting.methods",
+                value=name,
+                remedy="leave it out",
+            )
         try:
             look_up(name)
         except UserError as error:

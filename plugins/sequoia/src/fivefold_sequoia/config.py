@@ -46,7 +46,8 @@ class SequoiaConfig(DraftModelConfig):
     smooth: bool = False
     """Make the acceptance vector non-increasing before planning (isotonic regression)."""
     topology: str = ""
-    """JSON file of a tree, `{"parents": [-1, 0, …]}`, that takes the place of planning."""
+    """JSON file of a tree, `{"parents": [-1, 0, …]}`, that takes the place of planning: `nodes`,
+    `levels`, `branch` and `acceptance` are refused beside it."""
     replan: float = 0.1
     """Plan anew when the tokens expected of a step, by what was accepted meanwhile, have fallen by
     this share; 0: never. The text of sampled requests then depends on those decoded with them."""
@@ -83,6 +84,8 @@ class SequoiaConfig(DraftModelConfig):
                 setting="drafting.acceptance",
                 remedy="give a JSON file, auto or fallback",
             )
+        if self.topology:
+            self._plan_nothing()
         self.given_vector()
         self.given_tree()
 
@@ -105,6 +108,18 @@ class SequoiaConfig(DraftModelConfig):
             UserError: a file that holds no tree.
         """
         return read_topology(self.topology) if self.topology else None
+
+    def _plan_nothing(self) -> None:
+        """Refuse settings of planning beside a tree that takes its place."""
+        for name in ("nodes", "levels", "branch", "acceptance"):
+            value = getattr(self, name)
+            if value not in (None, "auto"):
+                raise UserError(
+                    f"nothing is planned, as {self.topology} holds the tree",
+                    setting=f"drafting.{name}",
+                    value=value,
+                    remedy="leave it out, or drafting.topology",
+                )
 
     def chosen_proposal(self, greedy: bool) -> Proposal:
         """Return how children come about: never the same word twice, unless another is asked for.

@@ -168,10 +168,10 @@ def build(config: SequoiaConfig, session: Session) -> SequoiaDrafter:
         branch = min(config.branch or len(vector.probs), draft.num_words)
         config = replace(config, branch=branch)
         nodes, levels = config.nodes or DEFAULT_NODES, config.levels or DEFAULT_LEVELS
-        topology = planned_once(vector, nodes, levels, branch)
+        topology = planned_once(vector, nodes, levels, branch, session.say)
     session.require_room(topology.num_nodes, setting)
     session.require(topology, setting)
-    check_widths(topology, draft)
+    check_widths(topology, draft, setting)
     fill = FeatureHeadDrafter if kind is DraftKind.FEATURE_HEAD else ModelTreeDrafter
     inner = fill(
         draft,

@@ -51,8 +51,10 @@ def from_children(children: Sequence[Sequence[int]], path: str | Path) -> TreeTo
     """Return the tree in which every node has these children, sorted breadth first.
 
     Raises:
-        UserError: a child that is no node, has two parents, or hangs on nothing.
+        UserError: no node at all, a child that is no node, has two parents, or hangs on nothing.
     """
+    if not children:
+        raise _no_tree(f"{path} holds no node, not even a root")
     parents, waiting, seen = [-1], deque([(0, 0)]), {0}
     while waiting:
         node, place = waiting.popleft()

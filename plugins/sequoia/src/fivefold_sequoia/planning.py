@@ -147,7 +147,7 @@ class TreeTable:
         return TreeTopology(tuple(parents))
 
 
-def all_best(law: Law, nodes: int, levels: int) -> TreeTable:
+def all_best(law: Law, nodes: int, levels: int, *, fewer_levels: bool = True) -> TreeTable:
     """Plan the best trees of every size: exact for any law, also one that does not fall.
 
         best[1, l] = T[1, l, 0] = 1
@@ -161,14 +161,16 @@ def all_best(law: Law, nodes: int, levels: int) -> TreeTable:
         law: what children stand with.
         nodes: most nodes, the root included.
         levels: most levels, the root's included.
+        fewer_levels: plan the trees of fewer levels, too; else a law by depth is several times
+            faster, as a state of one depth has a subtree of one number of levels.
     """
     states, branch = len(law.rows), law.branch
     best = np.full((states, levels + 1, nodes + 1), -np.inf)
     num_children = np.zeros((states, levels + 1, nodes + 1), dtype=np.int32)
     last_size = np.zeros((states, levels + 1, branch + 1, nodes + 1), dtype=np.int32)
     best[:, 1:, 1] = 1.0
-    for level in range(2, levels + 1):
-        for state in range(states):
+    for level, wanted in enumerate(_wanted(law, levels, fewer_levels)):
+        for state in wanted:
             with_children = np.full((branch + 1, nodes + 1), -np.inf)
             with_children[0, 1] = 1.0
             for count in range(1, branch + 1):
@@ -184,6 +186,17 @@ def all_best(law: Law, nodes: int, levels: int) -> TreeTable:
             num_children[state, level] = chosen
             best[state, level] = with_children[chosen, np.arange(nodes + 1)]
     return TreeTable(law, best, num_children, last_size)
+
+
+def _wanted(law: Law, levels: int, fewer_levels: bool) -> list[list[int]]:
+    """Return, by levels of a subtree, the states its root may have; none below two levels."""
+    found: list[set[int]] = [set() for _ in range(levels + 1)]
+    for level in range(levels, 1, -1):
+        if level == levels or fewer_levels:
+            found[level].add(0)
+        for state in found[level] if level > 2 else ():
+            found[level - 1].update(law.state_of_child[state])
+    return [sorted(states) for states in found]
 
 
 def _shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -202,7 +215,7 @@ def best_tree(law: Law, nodes: int, levels: int) -> TreeTopology:
     """
     if law.is_falling:
         return tree_of(best_first(law, nodes, levels))
-    table = all_best(law, nodes, levels)
+    table = all_best(law, nodes, levels, fewer_levels=False)
     return table.tree(table.most_nodes(nodes, levels), levels)
 
 

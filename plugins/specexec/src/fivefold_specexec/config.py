@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fivefold import UserError
+from fivefold_speculative.config import BITS, QUANTISED, check_bits
 
 _MAX_BUDGET = 8192
-_QUANTISED = "quantised"
 _KINDS = ("independent", "feature_head")
 
 
@@ -19,7 +19,7 @@ class SpecExecConfig:
     """Draft model: a hub id, a folder, a draft file (`.safetensors`) made for the target,
     `shipped` for the one that comes with the engine, or `quantised` for a copy of the target in
     fewer bits."""
-    bits: int = 6
+    bits: int = BITS
     """Bits of a number in `draft=quantised`, from 2 to 8."""
     kind: str = "independent"
     """What the draft reads: `independent` (tokens) or `feature_head` (the target's hidden states
@@ -76,7 +76,7 @@ class SpecExecConfig:
                 value=self.budget,
                 remedy="lower it",
             )
-        _refuse(not 2 <= self.bits <= 8, self, "bits", "no such number of bits", "give 2 to 8")
+        check_bits(self.bits, [self.draft])
         for field in ("frontier", "branch", "max_iters"):
             _refuse(getattr(self, field) < 1, self, field, "a count below 1", "give 1 or more")
         _refuse(
@@ -104,7 +104,16 @@ class SpecExecConfig:
     @property
     def source(self) -> str:
         """What a session's `load_draft` is asked for."""
-        return f"{_QUANTISED}:{self.bits}" if self.draft == _QUANTISED else self.draft
+        return f"{QUANTISED}:{self.bits}" if self.draft == QUANTISED else self.draft
+
+    @property
+    def most_passes(self) -> int:
+        """Most passes of the draft a step.
+
+        The best node that waits for a pass is among the best of the budget for good, and the last
+        of these has no child there: so there are fewer passes than nodes.
+        """
+        return min(self.max_iters, self.budget - 1)
 
     def head_chunk(self, rows: int, vocab_size: int) -> int:
         """Return how many nodes' logits may be there at a time; 0: all.

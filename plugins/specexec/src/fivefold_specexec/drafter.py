@@ -87,7 +87,7 @@ class BestFirstDrafter(ModelTreeDrafter):
 
     def _room(self) -> int:
         """Return the slots of a step: late tokens, all frontiers, and one more path."""
-        levels = self.config.max_iters + 1
+        levels = self.config.most_passes + 1
         return max(self.num_late, levels) + sum(frontier_widths(self.config)) + levels
 
 
@@ -140,6 +140,7 @@ def build(config: SpecExecConfig, session: Session) -> BestFirstDrafter:
         UserError: the draft does not fit the target, or the target cannot verify a tree.
     """
     session.model.require(Capability.TREE_ATTENTION)
+    session.require_room(config.budget, "drafting.budget")
     session.reserve(config.budget)
     session.chunk_head(config.head_chunk(session.batch, session.model.vocab_size))
     draft = session.load_draft(config.source, DraftKind(config.kind))

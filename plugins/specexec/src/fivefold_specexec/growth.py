@@ -42,7 +42,7 @@ def frontier_widths(config: SpecExecConfig) -> Iterator[int]:
     of each that was expanded, and never more than the budget holds.
     """
     candidates = 1
-    for _ in range(config.max_iters):
+    for _ in range(config.most_passes):
         width = min(candidates, config.frontier)
         yield width
         candidates = min(candidates - width + width * config.branch, config.budget - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,8 @@ class SpecInferConfig(DraftModelConfig):
     """Children of every node of a draft's tree, level by level."""
     max_verify_tokens: int = 0
     """Most nodes that a pass of the target verifies in all requests of a batch together, roots
-    included; 0: no such limit. Each request gets the nodes that are likeliest to be reached."""
+    included, from 2; 0: no such limit. Each request gets the nodes that are likeliest to be
+    reached."""
 
     def __post_init__(self) -> None:
         """Check words and ranges."""
@@ -50,12 +52,13 @@ class SpecInferConfig(DraftModelConfig):
                 value=self.proposal,
                 remedy="choose topk or sampled, or drafting=expansion, which draws without",
             )
-        if self.max_verify_tokens < 0:
+        if self.max_verify_tokens < 0 or self.max_verify_tokens == 1:
+            one = "a root alone takes one node, and nothing drafted would be verified"
             raise UserError(
-                "a negative number of nodes",
+                one if self.max_verify_tokens == 1 else "a negative number of nodes",
                 setting="drafting.max_verify_tokens",
                 value=self.max_verify_tokens,
-                remedy="give 0 for no limit, or the nodes of one pass",
+                remedy="give 0 for no limit, or the nodes of one pass, 2 or more",
             )
         if not self.widths:
             raise UserError(
@@ -64,11 +67,19 @@ class SpecInferConfig(DraftModelConfig):
                 remedy="give it a level, or choose drafting=none",
             )
         self.shape()
-        self.entries()
 
     def shape(self) -> TreeTopology:
         """Return the tree that each draft fills."""
         return TreeTopology.expansion(self.widths)
+
+    @property
+    def shape_setting(self) -> str:
+        """The setting that says what tree is drafted, for errors."""
+        return "drafting.widths"
+
+    def draft_names(self) -> list[str]:
+        """Return the user's names of all drafts."""
+        return [entry.draft for entry in self.entries()]
 
     def entries(self) -> list[DraftEntry]:
         """Return the drafts, `draft` where `drafts` names none.
@@ -99,7 +110,7 @@ class SpecInferConfig(DraftModelConfig):
             raise _no_draft(entry)
         if temperature is None:
             return DraftEntry(draft, None)
-        if not isinstance(temperature, int | float) or not temperature > 0:
+        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
             raise UserError(
                 "a draft law needs a temperature above 0",
                 setting="drafting.drafts",

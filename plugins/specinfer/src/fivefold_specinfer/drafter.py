@@ -249,12 +249,15 @@ def build(config: SpecInferConfig, session: Session) -> SpecInferDrafter:
     session.model.require(Capability.TREE_ATTENTION)  # chains of several drafts are a tree
     entries = config.entries()
     nodes = 1 + len(entries) * (topology.num_nodes - 1)
-    session.reserve(min(nodes, config.max_verify_tokens) if config.max_verify_tokens else nodes)
+    if config.max_verify_tokens:
+        nodes = min(nodes, config.max_verify_tokens)
+    session.require_room(nodes, config.shape_setting)
+    session.reserve(nodes)
     proposal = config.chosen_proposal(session.sampler.greedy)
     members = []
     for place, entry in enumerate(entries):
         draft = _load(entry.draft, config, session)
-        check_widths(topology, draft)
+        check_widths(topology, draft, config.shape_setting)
         own = replace(config, temperature=entry.temperature)
         sampler = draft_sampler(own, session, draft)
         is_scored = config.max_verify_tokens > 0
@@ -291,7 +294,7 @@ def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate
 
 def _load(name: str, config: SpecInferConfig, session: Session) -> DraftModel:
     try:
-        return session.load_draft(name, DraftKind.INDEPENDENT)
+        return session.load_draft(config.source_of(name), DraftKind.INDEPENDENT)
     except UserError as error:
         if not config.drafts:
             raise

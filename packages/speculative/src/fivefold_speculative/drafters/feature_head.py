@@ -131,6 +131,6 @@ def build(config: FeatureHeadConfig, session: Session) -> FeatureHeadDrafter:
     session.require(topology, "drafting")
     session.model.require(Capability.HIDDEN_STATES)
     draft = session.load_draft(config.source, DraftKind.FEATURE_HEAD)
-    check_widths(topology, draft)
+    check_widths(topology, draft, config.shape_setting)
     proposal = config.chosen_proposal(session.sampler.greedy)
     return FeatureHeadDrafter(draft, topology, proposal, draft_sampler(config, session, draft))

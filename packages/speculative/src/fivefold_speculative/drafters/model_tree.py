@@ -269,7 +269,7 @@ def build(config: ChainConfig | ExpansionConfig, session: Session) -> ModelTreeD
     session.require(topology, "drafting")
     draft = session.load_draft(config.source, DraftKind.INDEPENDENT)
     proposal = config.chosen_proposal(session.sampler.greedy)
-    check_widths(topology, draft)
+    check_widths(topology, draft, config.shape_setting)
     return ModelTreeDrafter(draft, topology, proposal, draft_sampler(config, session, draft))
 
 
@@ -293,8 +293,13 @@ def draft_law_sampler(
     return Sampler(settings, vocab_size=draft.num_words)
 
 
-def check_widths(topology: TreeTopology, draft: DraftModel) -> None:
+def check_widths(topology: TreeTopology, draft: DraftModel, setting: str) -> None:
     """Refuse more children than the draft has words.
+
+    Args:
+        topology: the tree.
+        draft: fills it.
+        setting: what named the tree, for errors.
 
     Raises:
         UserError: with both numbers.
@@ -302,8 +307,8 @@ def check_widths(topology: TreeTopology, draft: DraftModel) -> None:
     if max(topology.widths) > draft.num_words:
         raise UserError(
             f"a node has {max(topology.widths)} children, and the draft {draft.num_words} words",
-            setting="drafting.widths",
-            remedy="lower the widths",
+            setting=setting,
+            remedy="give nodes fewer children",
         )
 
 
