@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 from fivefold import UserError
+from fivefold_sequoia.config import SequoiaConfig
 from fivefold_sequoia.importing import read_topology
 from fivefold_speculative import AcceptanceVector, TreeTopology
 
@@ -89,3 +90,12 @@ def test_a_pickle_is_refused_by_name_and_never_opened(tmp_path, read, zipped):
     with pytest.raises(UserError, match="is a pickle") as refused:
         read(pickled(tmp_path, zipped))
     assert "JSON" in refused.value.remedy
+
+
+def test_a_tree_that_no_pass_verifies_is_refused(tmp_path):
+    path = str(write(tmp_path, {"parents": [-1, *[0] * 4096]}))
+    with pytest.raises(UserError, match="4097 nodes") as refused:
+        SequoiaConfig(topology=path)
+    assert refused.value.setting == "drafting.topology"
+    fits = str(write(tmp_path, {"parents": [-1, *[0] * 4095]}))
+    assert SequoiaConfig(topology=fits).given_tree() == TreeTopology((-1, *[0] * 4095))

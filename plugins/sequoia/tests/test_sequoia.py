@@ -16,6 +16,7 @@ from fivefold_sequoia.planning import plan
 from fivefold_sequoia.remembering import planned_once
 from fivefold_speculative import (
     AcceptanceVector,
+    DraftKind,
     NoCorrection,
     Proposal,
     Request,
@@ -23,6 +24,7 @@ from fivefold_speculative import (
     TreeTopology,
     decode,
     fivefold_generate,
+    measure_acceptance,
     rule_for,
 )
 from fivefold_speculative.testing import PROMPTS, DrafterSuite
@@ -112,6 +114,30 @@ def test_nothing_measured_is_measured_once_and_said_once():
         assert drafter.topology.num_nodes == 8
     assert len(said) == 1
     assert "measuring" in said[0]
+
+
+def test_a_vector_of_another_pair_is_taken_and_that_is_said_once(tmp_path):
+    told = []
+    session = session_of(say=told.append)
+    vector = measure_acceptance(
+        session.model,
+        session.load_draft("shipped", DraftKind.INDEPENDENT),
+        session.sampler,
+        SequoiaConfig().chosen_proposal(session.sampler.greedy),
+        3,
+        [[1, 2, 3, 4, 5, 6]],
+    )
+    vector.write(tmp_path / "here.json")
+    build(SequoiaConfig(acceptance=str(tmp_path / "here.json"), nodes=8), session)
+    assert told == []
+    elsewhere = {**vector.measured_on, "target": "another", "draft": "another"}
+    dataclasses.replace(vector, measured_on=elsewhere).write(tmp_path / "there.json")
+    config = SequoiaConfig(acceptance=str(tmp_path / "there.json"), nodes=8)
+    for _ in range(2):
+        build(config, session)
+    (note,) = told
+    assert "measured with another target, draft: " in note
+    assert "drafting.acceptance" in note
 
 
 def test_a_planned_tree_is_kept_on_disk_and_a_damaged_one_planned_anew(tmp_path, monkeypatch):

@@ -317,6 +317,31 @@ def acceptance_path(
     return folder / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.json"
 
 
+def measured_elsewhere(
+    vector: AcceptanceVector,
+    target: LanguageModel,
+    draft: DraftModel,
+    sampler: Sampler,
+    proposal: Proposal,
+    draft_temperature: float | None = None,
+) -> list[str]:
+    """Return what a vector was measured with that is not so here, by name: `target`, `draft`, ….
+
+    What its file does not tell is not compared.
+
+    Args:
+        vector: of a file.
+        target: see `measure_acceptance`.
+        draft: see there.
+        sampler: see there.
+        proposal: see there.
+        draft_temperature: see there.
+    """
+    drawing = draft_law_sampler(sampler, draft, draft_temperature)
+    here = _about(target, draft, sampler, drawing, proposal)
+    return [name for name, value in here.items() if vector.measured_on.get(name, value) != value]
+
+
 def draft_fingerprint(draft: DraftModel) -> str:
     """Return a hash of a draft's weights and words, of its output too where that is its own."""
     words = [] if draft.vocab_ids is None else draft.vocab_ids.tolist()

@@ -105,9 +105,19 @@ class SequoiaConfig(DraftModelConfig):
         """Return the tree of the file that the settings name; `None`: it is to be planned.
 
         Raises:
-            UserError: a file that holds no tree.
+            UserError: a file that holds no tree, or one that no pass could verify.
         """
-        return read_topology(self.topology) if self.topology else None
+        if not self.topology:
+            return None
+        tree = read_topology(self.topology)
+        if tree.num_nodes > _MOST_NODES:
+            raise UserError(
+                f"a tree of {tree.num_nodes} nodes, and a pass verifies {_MOST_NODES} at most",
+                setting="drafting.topology",
+                value=self.topology,
+                remedy="give a smaller tree",
+            )
+        return tree
 
     def _plan_nothing(self) -> None:
         """Refuse settings of planning beside a tree that takes its place."""

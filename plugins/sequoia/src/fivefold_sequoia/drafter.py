@@ -29,6 +29,7 @@ from fivefold_speculative.drafters.model_tree import (
     check_widths,
     draft_sampler,
 )
+from fivefold_speculative.measuring import measured_elsewhere
 from transformers import PreTrainedTokenizerBase
 
 from .config import DEFAULT_LEVELS, DEFAULT_NODES, KINDS, SequoiaConfig
@@ -194,6 +195,8 @@ def acceptance_of(config: SequoiaConfig, session: Session, draft: DraftModel) ->
         UserError: a file that holds no vector.
     """
     vector = config.given_vector()
+    if vector is not None:
+        _compare(vector, config, session, draft)
     if vector is None and type(session.model.tokenizer) is PreTrainedTokenizerBase:
         session.say("no tokenizer to measure the draft with: a usual acceptance vector is taken")
         vector = AcceptanceVector(FALLBACK)
@@ -214,6 +217,27 @@ def acceptance_of(config: SequoiaConfig, session: Session, draft: DraftModel) ->
     if config.smooth:
         vector = replace(vector, probs=smoothed(vector.probs), errors=(), ranked=None)
     return vector
+
+
+_told: set[str] = set()
+"""Notes that were given already: a drafter is built for every batch."""
+
+
+def _compare(
+    vector: AcceptanceVector, config: SequoiaConfig, session: Session, draft: DraftModel
+) -> None:
+    """Say so where a vector was measured on something else."""
+    proposal = config.chosen_proposal(session.sampler.greedy)
+    others = measured_elsewhere(
+        vector, session.model, draft, session.sampler, proposal, config.temperature
+    )
+    note = (
+        f"drafting.acceptance={config.acceptance} was measured with another {', '.join(others)}: "
+        "a tree planned here would be better (drafting.acceptance=auto); the text is the same"
+    )
+    if others and note not in _told:
+        _told.add(note)
+        session.say(note)
 
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
