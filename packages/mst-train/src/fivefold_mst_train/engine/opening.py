@@ -135,7 +135,10 @@ def _open_language(
         evaluate=trainee.evaluate,
         save=lambda folder: model.save(folder, ranks),
         fingerprint=model.fingerprint if nodes.lora.rank else "",
-        predicted=handle.predicted_peak(config.batch_size, config.seq_len),
+        # masks of packed documents are not planned for
+        predicted=None
+        if nodes.data.mask_documents
+        else handle.predicted_peak(config.batch_size, config.seq_len),
     )
 
 
