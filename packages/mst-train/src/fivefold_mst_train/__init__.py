@@ -7,7 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import FaithfulConfig, LayerCheckpointConfig, MstConfig, PlainConfig
+    from .config import (
+        BlockConfig,
+        BudgetConfig,
+        CheckpointConfig,
+        FaithfulConfig,
+        HeadConfig,
+        LayerCheckpointConfig,
+        MlpConfig,
+        MstConfig,
+        PlainConfig,
+    )
     from .engine.config import DataConfig, OptimizerConfig, TrainConfig
     from .engine.data.blocks import Batch, Blocks
     from .engine.distill.soft_loss import divergence, soft_cross_entropy
@@ -23,7 +33,17 @@ if TYPE_CHECKING:
     from .protocol import TokenScores, TrainingHandle, TrainingMethod
 
 _HOMES = {
-    "config": ("FaithfulConfig", "LayerCheckpointConfig", "MstConfig", "PlainConfig"),
+    "config": (
+        "BlockConfig",
+        "BudgetConfig",
+        "CheckpointConfig",
+        "FaithfulConfig",
+        "HeadConfig",
+        "LayerCheckpointConfig",
+        "MlpConfig",
+        "MstConfig",
+        "PlainConfig",
+    ),
     "engine.config": ("DataConfig", "OptimizerConfig", "TrainConfig"),
     "engine.data.blocks": ("Batch", "Blocks"),
     "engine.distill.soft_loss": ("divergence", "soft_cross_entropy"),
@@ -42,13 +62,18 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Batch",
+    "BlockConfig",
     "Blocks",
     "Budget",
+    "BudgetConfig",
+    "CheckpointConfig",
     "DataConfig",
     "FaithfulConfig",
+    "HeadConfig",
     "LayerCheckpointConfig",
     "LiveBytes",
     "Loop",
+    "MlpConfig",
     "MstConfig",
     "OptimizerConfig",
     "Optimizers",

@@ -1,5 +1,6 @@
 """Settings of the training methods, at `training.*` (imports no torch)."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -123,7 +124,14 @@ class HeadConfig:
         self.returns = [_word(each, Score, "head.returns") for each in self.returns]
         _at_least(self.chunk_tokens, 0, "head.chunk_tokens", "a chunk of fewer than no tokens")
         _at_least(self.num_chunks, 0, "head.num_chunks", "fewer than no chunks")
-        _at_least(self.z_loss, 0, "head.z_loss", "a negative weight")
+        if self.num_chunks and self.chunk_tokens:
+            raise UserError(
+                f"{self.num_chunks} chunks, and chunks of {self.chunk_tokens} tokens: which?",
+                setting="training.head.num_chunks",
+                value=self.num_chunks,
+                remedy="give one of training.head.num_chunks and training.head.chunk_tokens",
+            )
+        _at_least(self.z_loss, 0.0, "head.z_loss", "a negative weight")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(
                 "no share of a label",
@@ -162,7 +170,7 @@ class BudgetConfig:
         if self.bytes:
             try:
                 parse_size(self.bytes)
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise UserError(
                     str(error),
                     setting="training.budget.bytes",
@@ -241,7 +249,14 @@ class FaithfulConfig:
 
 
 def _at_least(value: int | float, least: int | float, setting: str, problem: str) -> None:
-    if value < least:
+    if isinstance(least, int) and not isinstance(value, int):
+        raise UserError(
+            "no whole number",
+            setting=f"training.{setting}",
+            value=value,
+            remedy=f"give a whole number from {least} on",
+        )
+    if not least <= value < math.inf:
         raise UserError(
             problem, setting=f"training.{setting}", value=value, remedy=f"give {least} or more"
         )

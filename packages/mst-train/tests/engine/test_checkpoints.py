@@ -5,7 +5,13 @@ import json
 import pytest
 import torch
 from fivefold import UserError
-from fivefold_mst_train.engine.checkpoints import RECORD, STATE, Checkpoints, read_checkpoint
+from fivefold_mst_train.engine.checkpoints import (
+    RECORD,
+    STATE,
+    Checkpoint,
+    Checkpoints,
+    read_checkpoint,
+)
 from fivefold_mst_train.engine.loop import Progress
 from fivefold_mst_train.engine.ranks import Ranks
 from transformers import AutoModelForCausalLM
@@ -90,6 +96,11 @@ def test_a_damaged_file_is_named(save, name, harm):
         ('{"kind": "other", "schema": 1}', "of another program or version"),
         ('{"kind": "fivefold-train", "schema": 99}', "of another program or version"),
         ('{"kind": "fivefold-train", "schema": 1}', "damaged"),
+        (
+            '{"kind": "fivefold-train", "schema": 1, "settings": {}, "files": {}, '
+            '"progress": {"step": -5, "tokens": 0, "seconds": 0}}',
+            "damaged",
+        ),
     ],
 )
 def test_a_record_of_another_kind_is_refused(save, text, reason):
@@ -113,6 +124,21 @@ def test_other_settings_are_named_with_both_values(save):
     found = read_checkpoint(str(save(3)))
     with pytest.raises(UserError, match="was made with seq_len=32, and this run has 64"):
         found.require({**SETTINGS, "seq_len": 64})
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("global_batch", r"batch_size \* accumulate \* processes=1, and this run has 2"),
+        ("held_out", r"data\.eval_share"),
+        ("data", r"made with other data or packing \(data\.\*\)"),
+    ],
+)
+def test_what_differs_is_called_as_a_user_sets_it(tmp_path, key, line):
+    saved = Checkpoint(tmp_path, Progress(3), {key: 1})
+    with pytest.raises(UserError, match=line) as met:
+        saved.require({key: 2})
+    assert "global_batch" not in str(met.value)
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(train, tmp_path):

@@ -1,6 +1,7 @@
 """A student learns a teacher's law, exactly as the formulas say, over as few words as it has."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -191,7 +192,9 @@ def test_a_student_is_a_model_folder_and_a_draft_file(distilled, folder):
     )
 
 
-def test_samples_are_written_once_and_the_resumed_run_reads_them(train, folder, tmp_path):
+def test_samples_are_written_once_and_the_resumed_run_reads_them(
+    train, folder, tmp_path, monkeypatch
+):
     words = [
         "objective=distill",
         f"teacher={folder}",
@@ -207,3 +210,7 @@ def test_samples_are_written_once_and_the_resumed_run_reads_them(train, folder, 
     again = train(*words, "steps=5", f"resume={tmp_path}")
     assert again.returncode == 0, again.stderr
     assert "has written" not in again.stderr
+    shutil.copytree(tmp_path / "checkpoints/step-00000005", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    copied = train(*words, "steps=6", "resume=copy")  # a folder without one above it by name
+    assert copied.returncode == 0, copied.stderr

@@ -114,6 +114,22 @@ def test_a_loss_that_is_no_number_ends_the_run(model, blocks):
         list(train(model, blocks, PLAIN, TrainConfig(steps=3)))
 
 
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (OptimizerConfig(), r"is nan \(optimizer\.lr=5e-05\); lower it, and resume"),
+        (OptimizerConfig(lr=0.5, clip=0), r"\(optimizer\.lr=0\.5\); .* set optimizer\.clip=1, "),
+    ],
+)
+def test_the_rate_that_was_taken_is_named_with_what_helps(model, blocks, config, line):
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(UserError, match=line):
+        list(train(model, blocks, PLAIN, TrainConfig(steps=1), config))
+    with pytest.raises(UserError, match=r"float16 overflows.*\(model\.dtype=float16\)"):
+        list(train(model.half(), blocks, PLAIN, TrainConfig(steps=1), config))
+
+
 def test_training_by_the_clock_ends_by_the_clock(model, blocks):
     reports = list(train(model, blocks, PLAIN, TrainConfig(minutes=0.5 / 60)))
     assert sum(report.seconds for report in reports) >= 0.5

@@ -35,6 +35,20 @@ def checked(*overrides):
         (["objective=distill"], r"somebody to learn from"),
         (["teacher=smollm2"], r"add objective=distill"),
         (["objective=distill", "teacher=smollm2", "lora.rank=4"], r"no weights to adapt"),
+        (["seed=9223372036854775808"], r"no seed \(seed=9223372036854775808\).*below 2\^63"),
+        (["minutes=inf"], r"no finite number \(minutes=inf\)"),
+        (["lora.rank=2", "lora.alpha=inf"], r"no finite number \(lora\.alpha=inf\)"),
+        (["optimizer.eps=inf"], r"no denominator"),
+        (["objective=distill", "teacher=smollm2", "distill.words=1"], r"one word"),
+        (["lora.targets=[q_proj]"], r"lora\.targets=\[q_proj\]\); give lora\.rank too"),
+        (["lora.alpha=8"], r"nothing without lora\.rank"),
+        (["distill.samples=4"], r"nothing without objective=distill \(distill\.samples=4\)"),
+        (["training=mst", "training.head.ignore_index=5"], r"-100.*head\.ignore_index=5"),
+        (["training=mst", "training.head.z_loss=nan"], r"head\.z_loss=nan\); give 0\.0 or more"),
+        (
+            ["training=mst", "training.head.num_chunks=2", "training.head.chunk_tokens=8"],
+            r"2 chunks, and chunks of 8 tokens.*give one of",
+        ),
         (["training=tiled"], r"no such training method.*mst"),
         (
             ["training=mst", "training.optimizer_in_backward=true"],
@@ -78,6 +92,11 @@ def test_settings_are_refused_with_torch_blocked():
         (["data=nowhere.jsonl"], "there is no such file or folder"),
         (["model=./nowhere"], "there is no such file or folder"),
         (["resume=nowhere"], "there is no such folder (resume=nowhere)"),
+        (
+            ["training=mst", "training.mlp.modules=[nothing]"],
+            "no module of the model has this name (training.mlp.modules=nothing)",
+        ),
+        (["objective=distill", "teacher=./nowhere"], "(teacher=./nowhere)"),
         (["resume=."], "there is no checkpoint in this folder"),
     ],
 )

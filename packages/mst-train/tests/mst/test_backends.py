@@ -42,6 +42,7 @@ def test_torchs_chunked_head_is_exact():
         (lambda w: OpaqueHead(lambda x: x @ w.T, [w]), LossTerms(), "adapter"),
         (lambda w: LinearHead(w), LossTerms(scores=frozenset({Score.NLL})), "single positions"),
         (lambda w: LinearHead(w), LossTerms(z_loss=0.1), "z-loss"),
+        (lambda w: LinearHead(w), LossTerms(label_smoothing=0.1), "label smoothing"),
     ],
 )
 def test_what_a_head_cannot_do_is_refused(head, terms, wrong):

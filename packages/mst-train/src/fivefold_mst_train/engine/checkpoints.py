@@ -32,6 +32,13 @@ from .ranks import Ranks
 
 SCHEMA = 1
 KIND = "fivefold-train"
+_NAMES = {
+    "global_batch": "batch_size * accumulate * processes",
+    "held_out": "blocks for evaluation (data.eval_share, data.eval_name)",
+}
+"""What settings are called that a user does not give by the name they have in a record."""
+_HASHED = {"data": "data or packing (data.*)", "model": "model, teacher or student"}
+"""What is compared by its hash."""
 STATE, RECORD = "trainer.safetensors", "trainer.json"
 FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -64,12 +71,15 @@ class Checkpoint:
         for key, value in settings.items():
             before = self.settings.get(key)
             if key in self.settings and before != value:
+                name = _HASHED.get(key) or _NAMES.get(key, key)
                 raise UserError(
-                    f"the checkpoint was made with {key}={before}, and this run has {value}",
+                    f"the checkpoint was made with other {name}"
+                    if key in _HASHED
+                    else f"the checkpoint was made with {name}={before}, and this run has {value}",
                     setting="resume",
                     value=self.folder,
-                    remedy=f"give {key} as it was, or start anew from its weights: "
-                    f"model={self.folder}",
+                    remedy=f"give {name} as before, or start anew from its weights: "
+                    f"model={self.folder} without resume",
                 )
 
 
@@ -165,6 +175,8 @@ def read_checkpoint(path: str) -> Checkpoint:
             )
         progress, settings = Progress(**record["progress"]), dict(record["settings"])
         hashes = dict(record["files"])
+        if min(asdict(progress).values()) < 0:
+            raise ValueError("a step before the first")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, f"{RECORD} cannot be read") from error
     for name, wanted in hashes.items():

@@ -207,7 +207,13 @@ class OptimizerConfig:
                 "a value out of range",
                 "give a value from 0 to less than 1",
             )
-        _require(self.eps > 0, "optimizer.eps", self.eps, "no denominator", "give more than 0")
+        _require(
+            0 < self.eps < math.inf,
+            "optimizer.eps",
+            self.eps,
+            "no denominator",
+            "give more than 0",
+        )
         _require(
             0 <= self.final <= 1,
             "optimizer.final",
@@ -284,6 +290,13 @@ class DistillConfig:
         )
         for name in ("words", "samples", "sample_temperature"):
             at_least(getattr(self, name), 0, f"distill.{name}")
+        _require(
+            self.words != 1,
+            "distill.words",
+            self.words,
+            "a student of one word has nothing to learn",
+            "give 2 or more, or 0 for the whole vocabulary",
+        )
         for name in ("prompt_len", "sample_batch"):
             at_least(getattr(self, name), 1, f"distill.{name}")
         _require(
@@ -349,15 +362,17 @@ class TrainConfig:
             at_least(getattr(self, name), 1, name)
         for name in ("minutes", "save_every", "keep", "eval_every", "eval_blocks", "seed"):
             at_least(getattr(self, name), 0, name)
+        _require(self.seed < 2**63, "seed", self.seed, "no seed", "give one below 2^63")
 
 
 def at_least(value: int | float, least: int | float, setting: str) -> None:
-    """Refuse a number that is too small.
+    """Refuse a number that is too small, infinite or none.
 
     Raises:
         UserError: naming the setting and the least value.
     """
-    _require(value >= least, setting, value, "too small a number", f"give {least} or more")
+    problem = "too small a number" if value < least else "no finite number"
+    _require(least <= value < math.inf, setting, value, problem, f"give {least} or more")
 
 
 def _require(holds: bool, setting: str, value: object, problem: str, remedy: str) -> None:

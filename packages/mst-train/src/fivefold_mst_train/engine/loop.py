@@ -162,13 +162,26 @@ class Loop(Generic[B]):
             number + 1, self.progress.tokens + data.num_tokens, self.progress.seconds + seconds
         )
         if not loss - loss == 0:  # neither infinite nor NaN
-            raise UserError(
-                f"the loss of step {number + 1} is {loss}",
-                setting="optimizer.lr",
-                remedy="lower it, set optimizer.clip=1, or model.dtype=float32, "
-                "and resume from the last checkpoint",
-            )
+            raise self._no_number(number + 1, loss)
         return Report(number + 1, loss, lr, found, data.num_tokens, seconds)
+
+    def _no_number(self, step: int, loss: float) -> UserError:
+        """Return what is said of a loss that is no number, with what keeps it one."""
+        problem = f"the loss of step {step} is {loss}"
+        if any(weight.dtype is torch.float16 for weight in self.optimizers.named.values()):
+            return UserError(
+                f"{problem}: float16 overflows in training",
+                setting="model.dtype",
+                value="float16",
+                remedy="set it to float32 or bfloat16",
+            )
+        clip = "" if self.config.clip else ", or set optimizer.clip=1"
+        return UserError(
+            problem,
+            setting="optimizer.lr",
+            value=self.optimizers.rate,
+            remedy=f"lower it{clip}, and resume from the last checkpoint",
+        )
 
     def _shared(self, seconds: float) -> float:
         """Return the mean time of all processes, so that a budget of minutes ends for all alike."""

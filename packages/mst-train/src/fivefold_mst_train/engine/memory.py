@@ -27,7 +27,8 @@ class PeakMeter:
         module: what is trained.
         device: where.
         when: whether to measure.
-        keeps_gradients: whether gradients last until the optimizer steps.
+        keeps_gradients: whether gradients last until the optimizer steps. Where they do not, the
+            first step is left out: it makes the optimizer's state in backward.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PeakMeter:
         self.keeps_gradients = keeps_gradients
         self.live: int | None = None
         self._measured = 0
+        self._has_state = keeps_gradients
 
     @contextmanager
     def watch(self, number: int) -> Iterator[None]:
@@ -49,7 +51,8 @@ class PeakMeter:
         Args:
             number: of the step, for the log; steps are counted from the first that was watched.
         """
-        if self.when is When.NEVER:
+        has_state, self._has_state = self._has_state, True
+        if self.when is When.NEVER or not has_state:
             yield
         elif self.device.type == "cpu":
             yield from self._counted()

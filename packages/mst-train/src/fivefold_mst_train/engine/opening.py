@@ -135,7 +135,10 @@ def _open_language(
         evaluate=trainee.evaluate,
         save=lambda folder: model.save(folder, ranks),
         fingerprint=model.fingerprint if nodes.lora.rank else "",
-        predicted=handle.predicted_peak(config.batch_size, config.seq_len),
+        # neither masks of packed documents nor gathered shards are planned for
+        predicted=None
+        if nodes.data.mask_documents or (ranks.size > 1 and config.parallel is Parallel.FSDP2)
+        else handle.predicted_peak(config.batch_size, config.seq_len),
     )
 
 

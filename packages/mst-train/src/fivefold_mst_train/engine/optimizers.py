@@ -70,7 +70,7 @@ class Optimizers:
         rate: float,
         wrap: Wrap | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.rate = config, rate
         self.named = {name: weight for name, weight in named if weight.requires_grad}
         if not self.named:
             raise UserError(

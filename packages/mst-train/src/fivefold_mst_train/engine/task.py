@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from fivefold import Group, Run, Task, UserError
 from fivefold_lm.groups import RUNTIME
 
+from ..config import HeadConfig
 from .config import (
     DataConfig,
     DistillConfig,
@@ -70,6 +71,7 @@ def check(config: TrainConfig, run: Run) -> None:
             value=config.teacher,
             remedy="add objective=distill, or leave it out",
         )
+    _check_unused(config, run)
     if lora.rank:
         _need("peft", "lora.rank", lora.rank)
         if distils and run.node("distill", DistillConfig).layers:
@@ -82,6 +84,32 @@ def check(config: TrainConfig, run: Run) -> None:
     if config.tensorboard is When.ALWAYS:
         _need("tensorboard", "tensorboard", config.tensorboard)
     _check_steps_in_backward(config, run)
+
+
+def _check_unused(config: TrainConfig, run: Run) -> None:
+    """Refuse settings that would do nothing, or other than they say."""
+    lora, distill = run.node("lora", LoraConfig), run.node("distill", DistillConfig)
+    is_student = config.objective is Objective.DISTILL
+    for node, given, plain, is_used, wanted in (
+        ("lora", vars(lora), vars(LoraConfig()), bool(lora.rank), "lora.rank"),
+        ("distill", vars(distill), vars(DistillConfig()), is_student, "objective=distill"),
+    ):
+        changed = [name for name, value in given.items() if value != plain[name]]
+        if changed and not is_used:
+            raise UserError(
+                f"it does nothing without {wanted}",
+                setting=f"{node}.{changed[0]}",
+                value=given[changed[0]],
+                remedy=f"give {wanted} too, or leave it out",
+            )
+    head = getattr(run.settings("training"), "head", HeadConfig())
+    if head.ignore_index != HeadConfig.ignore_index:
+        raise UserError(
+            "these data mark what is not learnt by -100, and every token is to be learnt",
+            setting="training.head.ignore_index",
+            value=head.ignore_index,
+            remedy="leave it out; it is for labels of your own (apply_mst)",
+        )
 
 
 def _check_steps_in_backward(config: TrainConfig, run: Run) -> None:

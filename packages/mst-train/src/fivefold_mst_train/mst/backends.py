@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .._words import HeadImpl
 from .chunk_loss import Head, LinearHead, LossTerms
-from .linear_cross_entropy import HeadOutput, check_labels
+from .linear_cross_entropy import HeadOutput, check_count, check_labels
 
 Backend = Callable[[Tensor, Tensor, Tensor | None, Tensor, LossTerms, int], Tensor]
 """(hidden, weight, bias, labels, terms, chunk) -> summed loss."""
@@ -53,6 +53,7 @@ def backend_loss(
     if terms.scores:
         raise _cannot(impl, "results of single positions (training.head.returns)")
     flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
+    check_count(targets, flat)
     check_labels(targets, head.weight.shape[0], terms.ignore_index)
     summed = _BACKENDS[impl](flat, head.weight, head.bias, targets, terms, chunk)
     if num_items is None:
@@ -82,13 +83,12 @@ def _torch(
     terms: LossTerms,
     chunk: int,
 ) -> Tensor:
-    if terms.z_loss:
-        raise _cannot(HeadImpl.TORCH, "z-loss")
+    if terms.z_loss or terms.label_smoothing:  # smoothed, it would make all scores at once
+        raise _cannot(HeadImpl.TORCH, "z-loss or label smoothing chunk by chunk")
     options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
     return F.linear_cross_entropy(
         hidden, weight, labels,
-        linear_bias=bias, reduction="sum", ignore_index=terms.ignore_index,
-        label_smoothing=terms.label_smoothing, options=options,
+        linear_bias=bias, reduction="sum", ignore_index=terms.ignore_index, options=options,
     )  # fmt: skip
 
 

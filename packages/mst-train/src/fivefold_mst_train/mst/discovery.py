@@ -84,7 +84,7 @@ def find_mlps(model: nn.Module, named: Sequence[str] = ()) -> tuple[list[FoundMl
     parents = {id(child): (name, parent) for name, parent in model.named_modules()
                for child in parent.children()}  # fmt: skip
     for name, module in model.named_modules():
-        is_named = any(name == each or name.endswith(f".{each}") for each in named)
+        is_named = any(_is_called(name, each) for each in named)
         names = _projections(module)
         if not (names or is_named):
             continue
@@ -103,6 +103,28 @@ def find_mlps(model: nn.Module, named: Sequence[str] = ()) -> tuple[list[FoundMl
         for path in routed
     ]
     return found, skipped
+
+
+def require_named(model: nn.Module, named: Sequence[str]) -> None:
+    """Refuse names of modules that no module has, or of modules that are not token-wise.
+
+    Raises:
+        UserError: says which name, and what is wrong with it.
+    """
+    for each in named:
+        modules = [part for name, part in model.named_modules() if _is_called(name, each)]
+        problem = next(
+            (why for part in modules if (why := _not_token_wise(part))),
+            "" if modules else "no module of the model has this name",
+        )
+        if problem:
+            raise UserError(
+                problem,
+                setting="training.mlp.modules",
+                value=each,
+                remedy="name modules that take rows and multiply them by matrices, as "
+                "`fivefold train inspect` prints names, or leave it out",
+            )
 
 
 def require_mlps(found: Sequence[FoundMlp], skipped: Sequence[Report], model: nn.Module) -> None:
@@ -141,6 +163,24 @@ def find_head(causal: nn.Module) -> tuple[str, nn.Module]:
         value=True,
         remedy="load it by AutoModelForCausalLM, or set training.head.enabled=false",
     )
+
+
+def _is_called(name: str, given: str) -> bool:
+    """Whether a user's name means a module: all of its name, or the end of it."""
+    return name == given or name.endswith(f".{given}")
+
+
+def _not_token_wise(module: nn.Module) -> str:
+    """Return why a module cannot be cut into rows; nothing where that cannot be seen."""
+    if isinstance(module, nn.Embedding):
+        return "this module takes tokens, not rows"
+    if not any(_is_matrix(part) for part in module.modules()):
+        return "this module holds no matrix, so that tiles of it save nothing"
+    parameters = inspect.signature(inspect.unwrap(type(module).forward)).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(named) != 2:  # self and the rows
+        return "the forward of this module takes more than one tensor"
+    return ""
 
 
 def _projections(module: nn.Module) -> tuple[str, ...]:

@@ -174,16 +174,17 @@ def chunked_loss(
     """Compute the loss of any head chunk by chunk; see `linear_cross_entropy`.
 
     Raises:
-        UserError: a label is no token of the vocabulary (looked at on the CPU only: elsewhere it
-            would stop the device).
+        UserError: there are not as many labels as positions, or a label is no token of the
+            vocabulary (looked at on the CPU only: elsewhere it would stop the device).
     """
     shape = labels.shape
     flat, targets = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
+    check_count(targets, flat)
     if isinstance(head, LinearHead):
         check_labels(targets, head.weight.shape[0], terms.ignore_index)
     counts = targets != terms.ignore_index
     kept: Tensor | None = None
-    if drop_ignored:
+    if drop_ignored and not targets.is_meta:  # a plan counts with all of them
         kept = counts.nonzero().squeeze(1)
         flat, targets = flat[kept], targets[kept]
     call = ChunkedCall(
@@ -306,6 +307,20 @@ def vocab_parallel_cross_entropy(
         num_items=num_items, chunk_tokens=chunk_tokens, terms=terms,
         strategy=HeadStrategy(strategy),
     )  # fmt: skip
+
+
+def check_count(labels: Int[Tensor, " row"], hidden: Float[Tensor, "position hidden"]) -> None:
+    """Refuse more or fewer labels than positions.
+
+    Raises:
+        UserError: says how many of each there are.
+    """
+    if len(labels) != len(hidden):
+        raise UserError(
+            f"{len(labels)} labels for {len(hidden)} positions",
+            setting="labels",
+            remedy="give a label a position, and -100 where nothing is to be learnt",
+        )
 
 
 def check_labels(labels: Int[Tensor, " row"], vocab: int, ignore_index: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MethodType
@@ -28,7 +29,15 @@ from .ambient import Autocast, draws_numbers
 from .backends import check_installed
 from .block_patch import patch_blocks
 from .checkpointing import enable_checkpointing
-from .discovery import FoundMlp, Report, base_causal, find_head, find_mlps, require_mlps
+from .discovery import (
+    FoundMlp,
+    Report,
+    base_causal,
+    find_head,
+    find_mlps,
+    require_mlps,
+    require_named,
+)
 from .gated import GatedBackward, Middle, choose_middle, torch_middle
 from .head_patch import SCORES, HeadSettings, patch_head
 from .optimizer_in_backward import OptimizerInBackward
@@ -150,6 +159,7 @@ def apply_mst(
 
     Source: arXiv 2407.15892.
     """
+    _check_types(model, config)
     settings = _with(config or MstConfig(), tile_tokens, chunk_tokens, block, checkpoint)
     causal = base_causal(model)
     held = causal.__dict__.get(_HANDLE)
@@ -169,6 +179,22 @@ def apply_mst(
         handle.revert()
         raise
     return handle
+
+
+def _check_types(model: object, config: object) -> None:
+    """Refuse a name, a folder or a table of settings where objects are wanted."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"mini-sequences are put on a module of torch, not on a {type(model).__name__}",
+            setting="model",
+            remedy="give a model that is loaded, as by AutoModelForCausalLM.from_pretrained",
+        )
+    if not isinstance(config, MstConfig | None):
+        raise UserError(
+            f"settings of mini-sequences are an MstConfig, not a {type(config).__name__}",
+            setting="config",
+            remedy="give MstConfig(…), or leave it out",
+        )
 
 
 def _with(
@@ -203,6 +229,9 @@ def _apply(handle: PatchHandle, causal: nn.Module) -> None:
         handle.shards = shard_sequences(undo, causal, config.sequence_parallel)
     blocks: frozenset[str] = frozenset()
     if config.mlp.enabled:
+        # a slice that is planned for lacks layers that are named by their number
+        named = [n for n in config.mlp.modules if not (is_planned and re.search(r"\d", n))]
+        require_named(model, named)
         found, skipped = find_mlps(model, config.mlp.modules)
         require_mlps(found, skipped, causal)
         middle = torch_middle if is_planned else choose_middle(config.mlp.kernel, first.device)

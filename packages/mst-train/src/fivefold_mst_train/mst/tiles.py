@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from fivefold import UserError
-from fivefold_lm.offload.sizes import in_units, parse_size
+from fivefold_lm.offload.sizes import UNITS, parse_size
 
 from ..config import BudgetConfig, PlannedBudget
 
@@ -91,6 +91,12 @@ def head_chunk(budget: BudgetConfig, total: int, vocab: int, itemsize: int, on_c
     return _tile(budget, total, wide * vocab, on_cpu, "the head's")
 
 
+def _rounded_up(size: int) -> str:
+    """Return bytes in whole units, as many as hold them: `in_units` may round down."""
+    unit = next((each for each in ("MiB", "KiB") if size > UNITS[each]), "B")
+    return f"{-(-size // UNITS[unit])}{unit}"
+
+
 def _tile(budget: BudgetConfig, total: int, per_token: int, on_cpu: bool, whose: str) -> int:
     least = budget.min_tile or (1 if on_cpu else 1024)
     tokens = total // per_token
@@ -100,7 +106,8 @@ def _tile(budget: BudgetConfig, total: int, per_token: int, on_cpu: bool, whose:
             f"too small for {whose} smallest tile of {least} tokens",
             setting="training.budget.bytes",
             value=budget.bytes,
-            remedy=f"give {in_units(least * per_token)} or more, or lower training.budget.min_tile",
+            remedy=f"give {_rounded_up(least * per_token)} or more"
+            + (", or lower training.budget.min_tile" if least > 1 else ""),
         )
     if tokens >= STEP:
         tokens -= tokens % STEP

@@ -47,7 +47,7 @@ def open_student(
     _refuse_shards(nodes, ranks)
     device = ranks.device(nodes.model.device)
     with ranks.together():
-        teacher = load_model(nodes.model.for_loading(config.teacher, device), say)
+        teacher = _teacher(nodes, device, say)
         taught = plain_rows(teacher.module, "teacher")
         check_length(config.seq_len, teacher.context_len)
         model = _student(nodes, teacher, checkpoint, device, say)
@@ -96,6 +96,15 @@ def open_student(
     )
 
 
+def _teacher(nodes: Nodes, device: str, say: Callable[[str], None]) -> LanguageModel:
+    """Load the teacher; what is wrong with it is said of `teacher=`, not of `model=`."""
+    name = nodes.train.teacher
+    try:
+        return load_model(nodes.model.for_loading(name, device), say)
+    except UserError as error:
+        raise (error.located("teacher", name) if error.setting == "model.name" else error) from None
+
+
 def _student(
     nodes: Nodes,
     teacher: LanguageModel,
@@ -131,7 +140,7 @@ def _written(
         UserError: a prompt leaves no room for an answer.
     """
     config, settings = nodes.train, nodes.distill
-    kept = checkpoint.folder.parents[1] / FILE if checkpoint is not None else None
+    kept = checkpoint.folder.resolve().parent.parent / FILE if checkpoint is not None else None
     if kept is not None and kept.is_file():
         return kept
     if settings.prompt_len >= config.seq_len:
