@@ -30,6 +30,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,10 @@ DRAFTS: dict[str, dict[str, Any]] = {
 PASSES = 100
 """Draft passes that a target pass costs in the published set-ups (a 7B draft, a 70B target)."""
 TEMPERATURES = {"t0": 0.0, "t06": 0.6}
-BLOCK = 4 << 20
+BLOCKS = (1 << 20, 4 << 20, 8 << 20)
+"""Bytes that are asked of the disk at a time."""
 READERS = (1, 2, 4, 8)
-"""Blocks that are asked of the disk at the same time: what it takes to have its bandwidth."""
+"""Blocks that are asked at the same time: what it takes to have the disk's bandwidth."""
 MEGA = 1e6
 
 
@@ -338,42 +340,46 @@ def direct_read_rate(nbytes: int) -> float:
     newest = max(folders, key=lambda place: place.stat().st_mtime)
     rate = _read_rate(sorted(newest.glob("*.layer")))
     with tempfile.NamedTemporaryFile(dir=cache_folder()) as file:
-        for _ in range(-(-nbytes // BLOCK)):
-            file.write(os.urandom(BLOCK))
+        for _ in range(-(-nbytes // BLOCKS[0])):
+            file.write(os.urandom(BLOCKS[0]))
         file.flush()
         os.fsync(file.fileno())
         return max(rate, _read_rate([Path(file.name)]))
 
 
 def _read_rate(files: Sequence[Path], rounds: int = 3) -> float:
-    """Return bytes a second of reading files past the page cache, by the best number of readers."""
+    """Return bytes a second of reading files past the page cache, by the best way to ask."""
     try:
         sources = [os.open(file, os.O_RDONLY | getattr(os, "O_DIRECT", 0)) for file in files]
     except OSError:  # a file system that knows no direct reads
         sources = [os.open(file, os.O_RDONLY) for file in files]
     try:
         sizes = [file.stat().st_size for file in files]
-        blocks = [
-            (source, first)
-            for source, size in zip(sources, sizes, strict=True)
-            for first in range(0, size, BLOCK)
-        ]
-        taken = [_read(sources, blocks, each) for each in READERS for _ in range(rounds)]
+        taken = []
+        for block, readers in product(BLOCKS, READERS):
+            places = [
+                (source, first)
+                for source, size in zip(sources, sizes, strict=True)
+                for first in range(0, size, block)
+            ]
+            taken += [_read(sources, places, block, readers) for _ in range(rounds)]
     finally:
         for source in sources:
             os.close(source)
     return sum(sizes) / min(taken)
 
 
-def _read(sources: Sequence[int], blocks: Sequence[tuple[int, int]], readers: int) -> float:
+def _read(
+    sources: Sequence[int], places: Sequence[tuple[int, int]], block: int, readers: int
+) -> float:
     """Return the seconds that some readers take together for all blocks."""
     if hasattr(os, "posix_fadvise"):
         for source in sources:
             os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read(first: int) -> None:
-        buffer = mmap.mmap(-1, BLOCK)  # begins at a page, as direct reads ask
-        for source, place in blocks[first::readers]:
+        buffer = mmap.mmap(-1, block)  # begins at a page, as direct reads ask
+        for source, place in places[first::readers]:
             os.preadv(source, [buffer], place)
 
     with ThreadPoolExecutor(readers) as pool:
