@@ -127,11 +127,11 @@ def main() -> int:
     for kind, temperature, name in product(case.kinds, case.temperatures, case.classes):
         if not bench.has(draft=kind, temperature=temperature, prompts=name):
             bench.cell(kind, temperature, name)
-            result.write(options.out)
+        bench.yields()
+        result.write(options.out)
     bench.growth()
     result.write(options.out)
     bench.rules()
-    bench.figures()
     result.status = "ok"
     result.write(options.out)
     report(result, options.out)
@@ -326,9 +326,13 @@ class Trees:
                 mean, half = interval(leads)
                 lead = {"lead": f"{better} - {worse}", **cell, "mean": mean, "half_interval": half}
                 self.result.rows.append(lead)
+        found: list[dict[str, Any]] = [row for row in self.result.rows if "lead" in row]
+        self.result.figures["worst_rule_lead"] = min(
+            row["mean"] - row["half_interval"] for row in found
+        )
 
-    def figures(self) -> None:
-        """Make figures of the rows: of each the worst cell."""
+    def yields(self) -> None:
+        """Make figures of the cells that are there: of each the worst."""
         rows: list[dict[str, Any]] = [row for row in self.result.rows if "predicted" in row]
         for figure, on, ranked in (
             ("prediction_error", "held_out", True),
@@ -362,10 +366,6 @@ class Trees:
         self.result.figures["sequoia_over_best_chain"] = min(over["chain"])
         self.result.figures["sequoia_over_k_chains"] = min(over["k_chains"])
         self.result.figures["chain_ratio_off_prediction"] = max(off)
-        leads: list[dict[str, Any]] = [row for row in self.result.rows if "lead" in row]
-        self.result.figures["worst_rule_lead"] = min(
-            row["mean"] - row["half_interval"] for row in leads
-        )
 
     # Decoding.
 
