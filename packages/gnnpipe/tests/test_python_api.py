@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import jaxtyping
 import pytest
 import torch
 from fivefold import UserError
@@ -21,6 +22,13 @@ from fivefold_gnnpipe.testing import tiny_graph
 from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv
+
+
+@pytest.fixture(autouse=True)
+def untyped(monkeypatch):
+    """Let wrong types reach our own refusals: annotations that are executed refuse them first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
 
 DATA = tiny_graph()
 ONCE = TrainOptions(epochs=1)

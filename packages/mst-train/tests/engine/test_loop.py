@@ -118,7 +118,7 @@ def test_a_loss_that_is_no_number_ends_the_run(model, blocks):
     ("config", "line"),
     [
         (OptimizerConfig(), r"is nan \(optimizer\.lr=5e-05\); lower it, and resume"),
-        (OptimizerConfig(lr=0.5, clip=0), r"\(optimizer\.lr=0\.5\); .* set optimizer\.clip=1, "),
+        (OptimizerConfig(lr=0.5, clip=0.0), r"\(optimizer\.lr=0\.5\); .* set optimizer\.clip=1, "),
     ],
 )
 def test_the_rate_that_was_taken_is_named_with_what_helps(model, blocks, config, line):

@@ -2,11 +2,19 @@
 
 import re
 
+import jaxtyping
 import pytest
 from fivefold import UserError
 from fivefold_lm.testing import tiny_model
 from fivefold_mst_train import HeadConfig, MlpConfig, MstConfig, apply_mst
 from fivefold_mst_train.testing import training_batch
+
+
+@pytest.fixture(autouse=True)
+def untyped(monkeypatch):
+    """Let wrong types reach our own refusals: annotations that are executed refuse them first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
 
 VOCAB = 96
 BATCH = training_batch(VOCAB)
