@@ -201,7 +201,7 @@ def _said(key: str, value: float | int | str | None) -> dict[str, Any]:
     return {"what": words, "value": f"{value:.3g}" if isinstance(value, float) else value}
 
 
-def _size(count: float) -> str:
+def _size(count: float | int) -> str:
     """Return a number of bytes as it is read best."""
     return f"{count / _MB:,.1f} MB" if count >= _MB else f"{count / 1e3:,.1f} kB"
 
