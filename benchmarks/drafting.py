@@ -110,10 +110,10 @@ def measure_yield(model: LanguageModel, quick: bool, result: Result, out: Path) 
     cells = product(bench.case.kinds, bench.case.temperatures, bench.case.classes)
     for kind, temperature, name in cells:
         bench.cell(kind, temperature, name)
+        bench.yields()
         result.write(out)
     bench.growth()
     bench.rules()
-    bench.figures()
 
 
 @dataclass(frozen=True)

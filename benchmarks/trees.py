@@ -233,7 +233,7 @@ class Trees:
             vector = vectors["held_out"]
             chains = {"chain": TreeTopology.chain(nodes - 1)}
             if nodes == SIZES[-1]:
-                some = [k_chains(nodes, k) for k in range(1, 33)]
+                some = [k_chains(nodes, k) for k in range(1, min(nodes - 1, 32) + 1)]
                 chains["k_chains"] = max(some, key=vector.expected_tokens)
             for label, tree in chains.items():
                 self.yield_row(
