@@ -120,7 +120,7 @@ class DraftModelConfig:
 
     def source_of(self, draft: str) -> str:
         """Return what a session's `load_draft` is asked for when the user names a draft so."""
-        return f"{QUANTISED}:{self.bits}" if draft == QUANTISED else draft
+        return draft_source(draft, self.bits)
 
     def chosen_proposal(self, greedy: bool) -> Proposal:
         """Return how children come about, `auto` resolved.
@@ -250,6 +250,16 @@ class AutoConfig:
     def proposals(self, greedy: bool) -> frozenset[Proposal]:
         """Return what is surely made; the planned method is checked when it is built."""
         return frozenset({Proposal.EMPTY})
+
+
+def draft_source(draft: str, bits: int) -> str:
+    """Return what a session's `load_draft` is asked for.
+
+    Args:
+        draft: the user's name of the draft.
+        bits: of a number in a copy of the target.
+    """
+    return f"{QUANTISED}:{bits}" if draft == QUANTISED else draft
 
 
 def check_bits(bits: int, drafts: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fivefold import UserError
-from fivefold_speculative.config import BITS, QUANTISED, check_bits
+from fivefold_speculative.config import BITS, check_bits, draft_source
 
 _MAX_BUDGET = 8192
 _KINDS = ("independent", "feature_head")
@@ -104,7 +104,7 @@ class SpecExecConfig:
     @property
     def source(self) -> str:
         """What a session's `load_draft` is asked for."""
-        return f"{QUANTISED}:{self.bits}" if self.draft == QUANTISED else self.draft
+        return draft_source(self.draft, self.bits)
 
     @property
     def most_passes(self) -> int:
