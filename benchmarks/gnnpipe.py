@@ -3,7 +3,8 @@
 `python benchmarks/gnnpipe.py [--quick] [--only PART,…] [--keep] [--out DIR]` writes
 `DIR/result.json` and its pictures. Parts: volume, time, accuracy, staleness, alone, gpu; staleness
 has rows and no figure: one technique of the source changed at a time. `--keep` leaves in the record
-what it holds of other parts, and runs of `accuracy` that it holds are not run again. Figures:
+what it holds of other parts; runs of `accuracy` and `staleness` that it holds are not run again.
+Figures:
 
 - `bytes_graph_over_pipe_debian`: bytes an epoch of graph parallelism (the best partition found)
   over the pipeline's, Debian graph, 32 layers, 4 devices; `bytes_graph_over_pipe_preferential`: the
@@ -56,10 +57,12 @@ ROWS = {
     "volume": ("volume", "headline"),
     "time": ("time", "rates"),
     "accuracy": ("accuracy", "accuracy_cell"),
-    "staleness": ("staleness",),
+    "staleness": ("staleness", "staleness_cell"),
     "alone": ("alone", "growth"),
 }
 """The rows of each part that a CPU can measure, by what they call themselves."""
+RESUMED = {"accuracy", "staleness"}
+"""Rows of single runs, which `--keep` leaves even where their part is asked for."""
 
 
 def main() -> None:
@@ -81,7 +84,7 @@ def main() -> None:
     result = Result("benchmark gnnpipe")
     result.environment |= {"threads": 1, "quick_case": words.quick, **asdict(case)}
     if words.keep:
-        anew = {kind for name in wanted for kind in ROWS.get(name, (name,))} - {"accuracy"}
+        anew = {kind for name in wanted for kind in ROWS.get(name, (name,))} - RESUMED
         keep(result, out / "result.json", lambda row: row["part"] in anew)
     result.status = "partial"
     for name in wanted:

@@ -6,50 +6,75 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from fivefold.result import Result
 from fivefold_gnnpipe import GNNPipeConfig, PlainConfig
+from fivefold_gnnpipe.engine.loop import Curve
 from fivefold_gnnpipe.pipe.config import Begin, FirstLayer, HistoryConfig, HistoryDropout
 from gnnpipe_case import Case
 from gnnpipe_runs import TrainingRun, train_all
 
+DEEP = ("full graph", "defaults", "warm start", "crossing gradients once")
+"""Variants of networks whose runs take long: what could put the pipeline behind there."""
+SHALLOW = 8
+"""Layers up to which every variant is trained."""
+Row = dict[str, Any]
+Key = tuple[str, int, int, str]
+"""Model, layers, seed, variant."""
+
 
 def measure_staleness(case: Case, result: Result, out: Path) -> None:
-    """Train every variant from the same seeds; there is no picture."""
+    """Train every variant from the same seeds; runs that are recorded are not run.
+
+    Args:
+        case: models, depths, seeds.
+        result: takes a row a run, as it ends, and a row a variant.
+        out: folder of the record; there is no picture.
+    """
     variants = _variants(case.refresh)
     cells = [
-        (model, layers, seeds, name, settings)
+        (model, layers, seeds, name)
         for model, layers, seeds in case.staleness
-        for name, settings in variants.items()
+        for name in (variants if layers <= SHALLOW else DEEP)
     ]
-    runs = [
-        TrainingRun(
+    runs = {
+        (model, layers, seed, name): TrainingRun(
             data=json.dumps(case.data),
             model=model,
             layers=layers,
             hidden=case.accuracy_hidden,
             epochs=case.staleness_epochs,
             seed=seed,
-            settings=settings,
+            settings=variants[name],
         )
-        for model, layers, seeds, _, settings in cells
+        for model, layers, seeds, name in cells
         for seed in range(seeds)
-    ]
-    curves = train_all(runs)
-    for model, layers, seeds, name, _ in cells:
-        some = [next(curves) for _ in range(seeds)]
-        result.rows.append(
-            {
-                "part": "staleness",
-                "model": model,
-                "layers": layers,
-                "variant": name,
-                "seeds": seeds,
-                "val_points": fmean(100 * (curve.best.val or 0.0) for curve in some),
-                "test_points": fmean(100 * (curve.best.test or 0.0) for curve in some),
-                "final_loss": fmean(curve.points[-1].loss for curve in some),
-            }
-        )
+    }
+    found: dict[Key, Row]
+    found = {_key(row): row for row in result.rows if row["part"] == "staleness"}
+    missing = {key: run for key, run in runs.items() if key not in found}
+    for key, curve in zip(missing, train_all(list(missing.values())), strict=True):
+        found[key] = _row(key, curve)
+        result.rows.append(found[key])
+        result.write(out)
+    for model, layers, seeds, name in cells:
+        some = [found[model, layers, seed, name] for seed in range(seeds)]
+        cell: Row = {"part": "staleness_cell", "model": model, "layers": layers}
+        cell |= {"variant": name, "seeds": seeds}
+        cell |= {what: fmean(row[what] for row in some) for what in ("val", "test", "final_loss")}
+        result.rows.append(cell)
+
+
+def _key(row: Row) -> Key:
+    return row["model"], row["layers"], row["seed"], row["variant"]
+
+
+def _row(key: Key, curve: Curve) -> Row:
+    model, layers, seed, name = key
+    row: Row = {"part": "staleness", "model": model, "layers": layers, "seed": seed}
+    row |= {"variant": name, "val": curve.best.val, "test": curve.best.test}
+    return row | {"best_epoch": curve.best_epoch, "final_loss": curve.points[-1].loss}
 
 
 def _variants(refresh: int) -> dict[str, PlainConfig | GNNPipeConfig]:
