@@ -16,7 +16,7 @@ Figures:
   graph parallelism communicates for 70 % of its epoch; `_4`: four processes. Where namespaces are
   not allowed the names end in `_simulated`.
 - `planner_worst_error`: |predicted / measured - 1|, two processes, the worse of the two methods;
-  the planner runs on as many processes, as under torchrun.
+  the planner runs on as many processes, as under torchrun, and measures the link itself.
 - `accuracy_worst_difference_points`: pipeline minus full graph, test accuracy at the best
   validation epoch, upper end of the 95 % interval over paired seeds, the worst of the cells;
   `accuracy_worst_mean_points`: the worst mean; `epochs_to_95_percent_ratio`: the worst of the

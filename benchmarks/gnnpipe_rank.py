@@ -16,6 +16,7 @@ from fivefold_gnnpipe.engine.models import make_plan
 from fivefold_gnnpipe.engine.plan import LayerPlan
 from fivefold_gnnpipe.engine.sources import load_graph
 from fivefold_gnnpipe.engine.transport import open_distributed
+from fivefold_gnnpipe.pipe.link_rate import measured_mbit
 from fivefold_gnnpipe.pipe.planner import prospect_of_all
 from gnnpipe_case import session_of
 
@@ -38,7 +39,7 @@ def main() -> None:
     data = load_graph(DataConfig(**case["data"]))
     plan = make_plan(ModelConfig(**case["model"]), data.num_features, data.num_classes)
     if case["method"] == "plan":
-        print(json.dumps(planned(plan, data, case["settings"]["mbit"])))
+        print(json.dumps(planned(plan, data)))
     else:
         print(json.dumps(trained(case, plan, data)))
 
@@ -59,14 +60,15 @@ def trained(case: dict[str, Any], plan: LayerPlan, data: GraphData) -> dict[str,
     }
 
 
-def planned(plan: LayerPlan, data: GraphData, mbit: float) -> dict[str, float | None]:
-    """Return the seconds that the planner predicts, all ranks timing at the same moment."""
+def planned(plan: LayerPlan, data: GraphData) -> dict[str, float | None]:
+    """Return the link's rate as the planner measures it, and the seconds that it predicts."""
     session = session_of()
     end = open_distributed("gloo", session.device, 3600.0)
     settings = GNNPipeConfig(stages=session.world)
+    mbit = measured_mbit(end)
     found = prospect_of_all(end, plan, data, session, settings, session.world, mbit)
     end.close()
-    return {way.name: way.seconds for way in found.ways}
+    return {"mbit": mbit, **{way.name: way.seconds for way in found.ways}}
 
 
 main()

@@ -99,9 +99,13 @@ def _rate_of_70_percent(case: Case, size: int, real: bool) -> float:
 
 
 def _predicted(case: Case, size: int, rate: float, real: bool) -> dict[str, float]:
-    """Return what the planner says of both methods; of real processes, as under torchrun."""
+    """Return what the planner says of both methods.
+
+    Real processes plan as under torchrun: on the shaped link, whose rate they measure themselves.
+    """
     if real:
-        seconds = timed(_case_of(case, "plan", {"mbit": rate}), size, None, 7200)
+        seconds = timed(_case_of(case, "plan", {}), size, rate, 7200)
+        print(f"the planner measures {seconds['mbit']:.1f} Mbit/s of {rate:.1f}", flush=True)
     else:
         data = load_graph(DataConfig(**case.data))
         plan = make_plan(case.model, data.num_features, data.num_classes)
