@@ -94,6 +94,8 @@ def test_task_prints_the_table_and_records_it(tmp_path, capsys):
         (["training.mode=sweep", "training.sweep.seeds=[0,1]"], "training.mode=sweep"),
         (["devices=50"], r"50 parts of a graph of 34 vertices \(devices=50\)"),
         (["model=gat"], "set training.cross_gradient=1"),
+        (["devices=4", "training.cuts=[2]"], r"2 x 1 devices, and 4.*training\.cuts=\[2\]"),
+        (["devices=4", "training.chunks=8"], r"training\.chunks=8\).*training\.stages=4"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_by_name(tmp_path, words, said):

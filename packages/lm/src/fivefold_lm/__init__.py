@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .history import History
     from .models import LanguageModel, load_model
     from .noise import Purpose, RandomStream
+    from .offload.budget import free_bytes
     from .offload.streamed import Offload, offload_of
     from .runtime import apply_runtime
     from .sampling import Sampler
@@ -33,6 +34,7 @@ _HOMES = {
     "history": ("History",),
     "models": ("LanguageModel", "load_model"),
     "noise": ("Purpose", "RandomStream"),
+    "offload.budget": ("free_bytes",),
     "offload.streamed": ("Offload", "offload_of"),
     "runtime": ("apply_runtime",),
     "sampling": ("Sampler",),
@@ -64,6 +66,7 @@ __all__ = [
     "TextStream",
     "TreeForward",
     "apply_runtime",
+    "free_bytes",
     "load_model",
     "offload_of",
     "self_test",

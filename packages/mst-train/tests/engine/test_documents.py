@@ -96,3 +96,11 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_a_path_that_is_not_there_is_refused_and_not_looked_for_on_the_hub(name):
     with pytest.raises(UserError, match="no such file or folder"):
         documents(DataConfig(name=name))
+
+
+@pytest.mark.parametrize("name", ["austen", "folder"])
+def test_a_subset_of_local_text_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"data\.subset"):
+        documents(DataConfig(name=name, subset="raw"))

@@ -41,6 +41,7 @@ def run(config: PlanConfig, run: Run) -> int:
             value=devices,
             remedy="give devices=2 or more, or training.stages=2",
         )
+    _check_grid(settings, devices)
     end = _joined(session)
     try:
         found, rate, origin = _prospect(config, run, session, settings, devices, end)
@@ -50,6 +51,20 @@ def run(config: PlanConfig, run: Run) -> int:
     if session.rank == 0:
         _report(found, rate, origin, run)
     return 0
+
+
+def _check_grid(settings: GNNPipeConfig, devices: int) -> None:
+    """Refuse cuts and chunks of another grid than the one that is planned."""
+    if settings.stages * settings.ways == devices:
+        return
+    for name, value in (("cuts", settings.cuts), ("chunks", settings.chunks)):
+        if value:
+            raise UserError(
+                f"it is for {settings.stages} x {settings.ways} devices, and {devices} are planned",
+                setting=f"training.{name}",
+                value=value,
+                remedy=f"give training.stages={devices} in place of devices, or leave it out",
+            )
 
 
 def _joined(session: Session) -> DistributedTransport | None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from fivefold import Run, UserError
-from fivefold_lm import RuntimeConfig, apply_runtime
+from fivefold_lm import RuntimeConfig, apply_runtime, free_bytes
+from fivefold_lm.offload.sizes import in_units
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -59,6 +60,7 @@ def _open(nodes: Nodes, run: Run, ranks: Ranks, output: Path, stack: ExitStack) 
     prepare = open_student if config.objective is Objective.DISTILL else _open_language
     ready = prepare(nodes, run, ranks, checkpoint, output, _say(run, ranks))
     stack.enter_context(ready.handle)
+    _warn_of_memory(ready, _say(run, ranks))
     optimizers = Optimizers(
         ready.module.named_parameters(),
         nodes.optimizer,
@@ -211,6 +213,17 @@ def _must_stay(nodes: Nodes, ready: Prepared, size: int) -> dict[str, Any]:
         "held_out": len(ready.split.held_out),
         "model": ready.fingerprint,
     }
+
+
+def _warn_of_memory(ready: Prepared, say: Callable[[str], None]) -> None:
+    """Say that a step is expected to take more memory than there is, before it does."""
+    free = free_bytes(next(ready.module.parameters()).device)
+    if ready.predicted is not None and ready.predicted > free:
+        say(
+            f"a step is expected to take {in_units(ready.predicted)} beside weights and optimizer, "
+            f"and {in_units(free)} are free: lower batch_size or seq_len, take training=mst, or "
+            "see `fivefold train plan`"
+        )
 
 
 def _say(run: Run, ranks: Ranks) -> Callable[[str], None]:

@@ -41,6 +41,14 @@ def documents(config: DataConfig, name: str = "", setting: str = "data.name") ->
     Raises:
         UserError: there are none, or one cannot be read.
     """
+    is_local = config.name == AUSTEN or Path(config.name).expanduser().exists()
+    if config.subset and is_local and not name:
+        raise UserError(
+            f"only a dataset on the hub has one, and {config.name} is none",
+            setting="data.subset",
+            value=config.subset,
+            remedy="leave it out, or name the dataset by data.name",
+        )
     name = name or config.name
     found = _found(config, name, setting)
     kept = list(islice(found, config.max_documents or None))
