@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import trees
+import trees_bench
 from contestants import Stock, assisted_stock, stock_module
 from fivefold.cache import cache_folder, clear
 from fivefold.result import Result
@@ -44,6 +44,10 @@ from fivefold_speculative.drafts.independent import load_independent
 from fivefold_speculative.engine import Engine
 from fivefold_speculative.planner.drafter import AutoDrafter
 from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts
+from trees_bench import Trees
+from trees_cells import measure_cell, summarise_cells
+from trees_growth import measure_growth
+from trees_rules import measure_rules
 
 STUDENT_95 = {7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 12: 2.201, 16: 2.131}
 """Two-sided 95 % quantiles by number of pairs."""
@@ -106,14 +110,14 @@ def read_options() -> argparse.Namespace:
 
 def measure_yield(model: LanguageModel, quick: bool, result: Result, out: Path) -> None:
     """Run the cells of `trees.py` into the same result."""
-    bench = trees.Trees(model, trees.QUICK if quick else trees.FULL, result, batch=8)
+    bench = Trees(model, trees_bench.QUICK if quick else trees_bench.FULL, result, batch=8)
     cells = product(bench.case.kinds, bench.case.temperatures, bench.case.classes)
     for kind, temperature, name in cells:
-        bench.cell(kind, temperature, name)
-        bench.yields()
+        measure_cell(bench, kind, temperature, name)
+        summarise_cells(result)
         result.write(out)
-    bench.growth()
-    bench.rules()
+    measure_growth(bench)
+    measure_rules(bench)
 
 
 @dataclass(frozen=True)

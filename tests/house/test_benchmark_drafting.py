@@ -14,9 +14,13 @@ import sys
 os.chdir({str(documents.HOUSE)!r})
 sys.path.insert(0, "benchmarks")
 import trees
+import trees_bench
+import trees_cells
 
-trees.SIZES = (4, 8)
-trees.QUICK = trees.Case(2, 8, (0.6,), (2, 4), (0.6,), ("chat",), ("independent",))
+trees_cells.SIZES = (4, 8)
+trees.QUICK = trees_bench.QUICK = trees_bench.Case(
+    2, 8, (0.6,), (2, 4), (0.6,), ("chat",), ("independent",)
+)
 """
 OF_TREES = {
     "prediction_error",
