@@ -14,8 +14,8 @@ prompts interleaved; ratios are of tokens a second, the median over prompts. Fig
   published set-ups; rows state the rate and the measured pass;
 - `equal_texts`: the share of texts that are those of plain decoding, by the same seed.
 
-A budget is chosen for each draft and rate on a prompt that is not measured, and so is the draft
-that the figures are of; rows hold all of them.
+Budget and `logit_error` are chosen for each draft, rate and temperature on a prompt that is not
+measured, and so is the draft that the figures are of, at temperature 0; rows hold all of them.
 """
 
 from __future__ import annotations
@@ -69,12 +69,16 @@ class Case:
     prompts: int
     tokens: int
     budgets: tuple[int, ...]
+    errors: tuple[float | None, ...]
+    """Of `drafting.logit_error`; `None`: trees of the most probable words, as in the source."""
     probe: int
-    """New tokens of the prompt on which a budget is chosen."""
+    """New tokens of the prompt on which budget and error are chosen."""
 
 
-FULL = Case(prompts=5, tokens=48, budgets=(16, 32, 64, 128), probe=24)
-QUICK = Case(prompts=2, tokens=24, budgets=(16, 64), probe=16)
+FULL = Case(
+    prompts=5, tokens=96, budgets=(16, 32, 64, 128), errors=(None, 0.6, 0.3, 0.15), probe=32
+)
+QUICK = Case(prompts=2, tokens=24, budgets=(16, 64), errors=(None, 0.3), probe=16)
 
 
 @dataclass(frozen=True)
@@ -205,17 +209,14 @@ class Bench:
         rate: float,
         temperatures: dict[str, float],
     ) -> Measured:
-        """Choose a budget on the probe, then measure prompt by prompt, plain decoding beside it."""
-        plain = self._probe_speed(target, "none")
-        tried = {
-            budget: self._probe_speed(target, {"specexec": {**settings, "budget": budget}}) / plain
-            for budget in self.case.budgets
-        }
-        budget = max(tried, key=tried.__getitem__)
-        spec = {"specexec": {**settings, "budget": budget}}
-        ratios = {}
+        """Choose settings on the probe, then measure prompt by prompt, plain decoding beside it."""
+        ratios, promise = {}, 0.0
         for when, temperature in temperatures.items():
             sampling = SamplingConfig(temperature=temperature)
+            tried = self._tried(target, settings, sampling)
+            budget, error = max(tried, key=tried.__getitem__)
+            promise = promise or tried[budget, error]
+            spec = {"specexec": {**settings, "budget": budget, "logit_error": error}}
             sides = target.contestant("none", sampling), target.contestant(spec, sampling)
             found = [self._pair(*sides, prompt) for prompt in self.prompts]
             ratios[when] = statistics.median(speed(ours) / speed(base) for base, ours in found)
@@ -226,7 +227,8 @@ class Bench:
                     "rate_mb_s": rate / MEGA or None,
                     "temperature": temperature,
                     "budget": budget,
-                    "tried": tried,
+                    "logit_error": error,
+                    "tried": {f"{size}, {off}": ratio for (size, off), ratio in tried.items()},
                     "ratio": ratios[when],
                     "ratios": [speed(ours) / speed(base) for base, ours in found],
                     "tokens_per_pass": statistics.mean(
@@ -235,12 +237,26 @@ class Bench:
                     "stages": [dict(ours.stages) for _, ours in found],
                 }
             )
-            print(f"{name}, {when}, budget {budget}: {ratios[when]:.2f}", flush=True)
-        return Measured(name, tried[budget], ratios)
+            shown = f"{name}, {when}, budget {budget}, error {error}"
+            print(f"{shown}: {ratios[when]:.2f}", flush=True)
+        return Measured(name, promise, ratios)
 
-    def _probe_speed(self, target: Target, spec: str | dict[str, Any]) -> float:
+    def _tried(
+        self, target: Target, settings: dict[str, Any], sampling: SamplingConfig
+    ) -> dict[tuple[int, float | None], float]:
+        """Return what each budget and error is worth on the probe, over plain decoding."""
+        plain = self._probe_speed(target, "none", sampling)
+        tried = {}
+        for budget, error in product(self.case.budgets, self.case.errors):
+            spec = {"specexec": {**settings, "budget": budget, "logit_error": error}}
+            tried[budget, error] = self._probe_speed(target, spec, sampling) / plain
+        return tried
+
+    def _probe_speed(
+        self, target: Target, spec: str | dict[str, Any], sampling: SamplingConfig
+    ) -> float:
         """Return tokens a second on the prompt that is not measured, once all is warm."""
-        contestant = target.contestant(spec, SamplingConfig())
+        contestant = target.contestant(spec, sampling)
         contestant.answer(self.probe, 2)
         return speed(contestant.answer(self.probe, self.case.probe))
 

@@ -68,7 +68,7 @@ def test_offload_prints_every_figure_and_no_text_differs(tmp_path, python):
     program = """
 import offload
 
-offload.QUICK = offload.Case(prompts=1, tokens=4, budgets=(4,), probe=3)
+offload.QUICK = offload.Case(prompts=1, tokens=4, budgets=(4,), errors=(None, 0.3), probe=3)
 sys.exit(offload.main())
 """
     result = result_of(python, program, tmp_path, "--drafts", "shipped")

@@ -178,6 +178,25 @@ def test_same_seed_gives_the_text_of_plain_sampling_whatever_the_tree(limits):
     assert texts_of(session, build(SpecExecConfig(budget=9, **limits), session)) == plain
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("error", [0.01, 1.0])
+@pytest.mark.parametrize("kind", ["independent", "feature_head"])
+def test_same_seed_gives_the_text_of_plain_sampling_where_noise_is_known(sampler, error, kind):
+    model = toy_target(eos=True)
+    plain = texts_of(session_of(SAMPLERS[sampler], model=model, new=20), PlainDrafter())
+    session = session_of(SAMPLERS[sampler], model=model, new=20)
+    config = SpecExecConfig(budget=12, kind=kind, logit_error=error)
+    assert texts_of(session, build(config, session)) == plain
+
+
+@pytest.mark.parametrize("sampler", ["sampled", "nucleus"])
+def test_a_draft_that_is_the_target_stands_to_the_end_of_its_chain_where_noise_is_known(sampler):
+    session = session_of(SAMPLERS[sampler], noise=0.0, new=14, prompts=PROMPTS[:1])
+    drafter = build(SpecExecConfig(budget=8, logit_error=0.001), session)
+    counts = [int(outcome.accepted.count[0]) for *_, outcome in steps_of(session, drafter)]
+    assert counts[0] == 8  # seven drafted, and the one that follows
+
+
 def test_a_budget_larger_than_the_cache_or_the_context_is_refused():
     with pytest.raises(UserError, match="33 nodes, and the cache holds 32 tokens") as caught:
         build(SpecExecConfig(budget=33), session_of(max_len=32))

@@ -15,3 +15,13 @@ class TestWithAFeatureHead(DrafterSuite):
 class TestWithAChunkedHead(DrafterSuite):
     overrides = ["drafting=specexec", "drafting.budget=8", "drafting.lm_head_chunk=1000"]
     samples = 10_000
+
+
+class TestForKnownNoise(DrafterSuite):
+    overrides = ["drafting=specexec", "drafting.budget=8", "drafting.logit_error=0.5"]
+    samples = 10_000
+
+
+class TestForKnownNoiseJudgedByCoins(DrafterSuite):
+    overrides = [*TestForKnownNoise.overrides, "rule=point_mass"]
+    samples = 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fivefold import UserError
@@ -39,6 +40,10 @@ class SpecExecConfig:
     min_logp: float | None = None
     """Natural logarithm of the least probability, decay included, with which a path is proposed;
     null: the budget alone decides."""
+    logit_error: float | None = None
+    """How far the draft's logits are taken to be off, as a scale: trees are then grown for what the
+    target will choose, by the noise that is known beforehand, and not for what is probable. Null:
+    by probability, as in the source. A few tenths for a copy of the target in fewer bits."""
     lm_head_chunk: int | None = None
     """Nodes of all rows whose logits are there at a time: tokens are drawn inside a chunk; 0: all
     at once; null: all at once up to 256 MiB of logits, then chunks of 64 MiB."""
@@ -92,6 +97,13 @@ class SpecExecConfig:
             "min_logp",
             "a logarithm of a probability is below 0",
             "give a negative number, such as -10, or leave it out",
+        )
+        _refuse(
+            self.logit_error is not None and not 0 < self.logit_error < math.inf,
+            self,
+            "logit_error",
+            "the scale of an error is above 0",
+            "give a number such as 0.3, or leave it out",
         )
         _refuse(
             self.lm_head_chunk is not None and self.lm_head_chunk < 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from fivefold_lm import Capability
+from fivefold_lm import Capability, Purpose, Sampler
 from fivefold_speculative import (
     DecodeState,
     DraftKind,
@@ -17,12 +17,13 @@ from fivefold_speculative import (
 from fivefold_speculative.drafters.feature_head import FeatureHeadDrafter
 from fivefold_speculative.drafters.model_tree import ModelTreeDrafter
 from fivefold_speculative.session import along
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from .config import SpecExecConfig
-from .growth import Frontier, Growth, best_children, frontier_widths
+from .growth import Frontier, Growth, frontier_widths
 from .planning import candidates
+from .scoring import Children, Words, best_children, likely_draws
 
 __all__ = ["BestFirstDrafter", "SpecExecDrafter", "SpecExecHeadDrafter", "build", "candidates"]
 
@@ -48,10 +49,14 @@ class BestFirstDrafter(ModelTreeDrafter):
         self.config = config
         self._session = session
         self._expanded = torch.zeros(0, 0, dtype=torch.long)
+        self._own = Sampler(session.sampler.draft_config, vocab_size=session.sampler.vocab_size)
+        self._order = Words.of(draft.vocab_ids)
+        self._uniform: Float64[Tensor, "batch depth"] | None = None
 
     def propose(self, state: DecodeState) -> TokenTree:
-        """Grow the best tree, one draft pass a frontier; no noise is used."""
+        """Grow the best tree, one draft pass a frontier."""
         self._session.prefetch_target()
+        self._uniform = self._noise(state)
         growth = Growth(self.config, state.last_token, state.active)
         logits, hidden = self._run_late()
         self._remember(hidden, begin=True)
@@ -65,9 +70,32 @@ class BestFirstDrafter(ModelTreeDrafter):
         return tree
 
     def _expand(self, growth: Growth, frontier: Frontier, logits: Tensor) -> None:
-        words, logp = best_children(logits, self.config.branch)
+        words, logp = self._children(logits, frontier)
         ids = self.draft.vocab_ids
         growth.add(frontier, words if ids is None else ids[words], logp)
+
+    def _children(self, logits: Tensor, frontier: Frontier) -> Children:
+        branch, error = self.config.branch, self.config.logit_error
+        if error is None:
+            return best_children(logits, branch)
+        if self._uniform is None:
+            return best_children(logits / error, branch)
+        uniform = self._uniform.gather(1, frontier.depths)
+        return likely_draws(logits, uniform, branch, error, self._own, self._order)
+
+    def _noise(self, state: DecodeState) -> Float64[Tensor, "batch depth"] | None:
+        """Return the numbers by which the target draws below each depth, where the tree needs them.
+
+        Rules that judge children by coins of their own draw nothing by these numbers, so that a
+        tree that depends on them stays independent of what judges it.
+        """
+        if self.config.logit_error is None or self._own.greedy:
+            return None
+        depths = torch.arange(self.config.most_passes + 1, device=state.lengths.device)
+        places = (state.lengths[:, None] + depths).flatten()
+        request = state.request.repeat_interleave(len(depths))
+        drawn = state.noise.uniform(Purpose.TARGET, request, places)
+        return drawn.view(-1, len(depths))
 
     def _run_frontier(self, frontier: Frontier) -> tuple[Tensor, Tensor | None]:
         """Run nodes below the late tokens; return what follows each."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from fivefold_speculative import TokenTree
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,19 +46,6 @@ def frontier_widths(config: SpecExecConfig) -> Iterator[int]:
         width = min(candidates, config.frontier)
         yield width
         candidates = min(candidates - width + width * config.branch, config.budget - 1)
-
-
-def best_children(
-    logits: Float[Tensor, "batch node word"], branch: int
-) -> tuple[Int[Tensor, "batch node child"], Float64[Tensor, "batch node child"]]:
-    """Return the most probable words under each node and their log-probabilities, best first.
-
-    The law is the softmax of the draft's raw logits: temperature and cuts are the target's matter.
-    """
-    best = logits.topk(min(branch, logits.shape[-1]), dim=-1)
-    mass = logits.logsumexp(-1, keepdim=True)
-    # Rounded, a certain word could come out above 0, and score above its parent.
-    return best.indices, (best.values - mass).double().clamp(max=0)
 
 
 @dataclass(frozen=True)
