@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -48,6 +49,7 @@ def measure_accuracy(case: Case, result: Result, out: Path) -> None:
         pairs = [tuple(found[model, layers, s, name] for name in METHODS) for s in range(seeds)]
         cell: Row = {"part": "accuracy_cell", "model": model, "layers": layers, "seeds": seeds}
         cell |= {**_difference(pairs), "epochs_to_95_percent_ratio": _ratio_of_epochs(pairs)}
+        cell["epochs_behind_at_the_end"] = fmean(_epochs_behind(*pair) for pair in pairs)
         judged.append(cell)
     result.rows += judged
     ratios = [cell["epochs_to_95_percent_ratio"] for cell in judged]
@@ -119,3 +121,16 @@ def _ratio_of_epochs(pairs: Sequence[tuple[Row, ...]]) -> float | None:
 def _epochs_to(row: Row, score: float) -> int | None:
     both = zip(row["epochs"], row["vals"], strict=True)
     return next((epoch for epoch, val in both if val >= score), None)
+
+
+def _epochs_behind(plain: Row, pipe: Row) -> float:
+    """Return how many epochs before the end the full graph validated as the pipeline does there.
+
+    Nothing where the pipeline ends ahead; between two evaluations, by interpolation.
+    """
+    score = max(pipe["vals"])
+    points = list(zip(plain["epochs"], plain["vals"], strict=True))
+    for (before, low), (after, high) in pairwise(points):
+        if low < score <= high:
+            return float(points[-1][0] - (before + (after - before) * (score - low) / (high - low)))
+    return 0.0
