@@ -15,7 +15,13 @@ from fivefold_gnnpipe.pipe.config import Begin, FirstLayer, HistoryConfig, Histo
 from gnnpipe_case import Case
 from gnnpipe_runs import TrainingRun, train_all
 
-DEEP = ("full graph", "defaults", "warm start", "crossing gradients once")
+DEEP = (
+    "full graph",
+    "defaults",
+    "history twice as long",
+    "warm start",
+    "crossing gradients once",
+)
 """Variants of networks whose runs take long: what could put the pipeline behind there."""
 SHALLOW = 8
 """Layers up to which every variant is trained."""
@@ -85,6 +91,7 @@ def _variants(refresh: int) -> dict[str, PlainConfig | GNNPipeConfig]:
         "full graph": PlainConfig(),
         "defaults": usual,
         "four times the chunks": replace(usual, chunks=32),
+        "history twice as long": replace(usual, history=replace(history, refresh=2 * refresh)),
         "history of a quarter": replace(
             usual, history=replace(history, refresh=max(1, refresh // 4))
         ),
