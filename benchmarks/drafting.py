@@ -44,7 +44,6 @@ from fivefold_speculative.drafts.independent import load_independent
 from fivefold_speculative.engine import Engine
 from fivefold_speculative.planner.drafter import AutoDrafter
 from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts
-from trees_bench import Trees
 from trees_cells import measure_cell, summarise_cells
 from trees_growth import measure_growth
 from trees_rules import measure_rules
@@ -110,7 +109,9 @@ def read_options() -> argparse.Namespace:
 
 def measure_yield(model: LanguageModel, quick: bool, result: Result, out: Path) -> None:
     """Run the cells of `trees.py` into the same result."""
-    bench = Trees(model, trees_bench.QUICK if quick else trees_bench.FULL, result, batch=8)
+    bench = trees_bench.Trees(
+        model, trees_bench.QUICK if quick else trees_bench.FULL, result, batch=8
+    )
     cells = product(bench.case.kinds, bench.case.temperatures, bench.case.classes)
     for kind, temperature, name in cells:
         measure_cell(bench, kind, temperature, name)

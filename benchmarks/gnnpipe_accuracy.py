@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 from fivefold.result import Result
 from fivefold_gnnpipe import GNNPipeConfig, PlainConfig
@@ -15,15 +14,12 @@ from fivefold_gnnpipe.engine.loop import Curve
 from fivefold_gnnpipe.pipe.config import HistoryConfig
 from gnnpipe_case import Case
 from gnnpipe_plots import draw_accuracy
-from gnnpipe_runs import TrainingRun, train_all
+from gnnpipe_runs import Row, TrainingRun, train_missing
 
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 7: 2.365}
 """Two-sided 95 % points of Student's t by degrees of freedom."""
 METHODS = ("plain", "gnnpipe")
 """Full-graph training, and the stale pipeline."""
-Row = dict[str, Any]
-Key = tuple[str, int, int, str]
-"""Model, layers, seed, method."""
 _ENOUGH = 0.95
 """Share of the full graph's final validation score that counts as reached."""
 
@@ -38,12 +34,7 @@ def measure_accuracy(case: Case, result: Result, out: Path) -> None:
     """
     cells = [(model, layers, seed) for model, layers, n in case.accuracy for seed in range(n)]
     runs = {(*cell, name): run for cell in cells for name, run in _pair(case, *cell).items()}
-    found = {_key(row): row for row in result.rows if row["part"] == "accuracy"}
-    missing = {key: run for key, run in runs.items() if key not in found}
-    for key, curve in zip(missing, train_all(list(missing.values())), strict=True):
-        found[key] = _row(key, curve)
-        result.rows.append(found[key])
-        result.write(out)
+    found = train_missing(runs, "accuracy", "method", _validated, result, out)
     judged = []
     for model, layers, seeds in case.accuracy:
         pairs = [tuple(found[model, layers, s, name] for name in METHODS) for s in range(seeds)]
@@ -78,23 +69,9 @@ def _pair(case: Case, model: str, layers: int, seed: int) -> dict[str, TrainingR
     }
 
 
-def _key(row: Row) -> Key:
-    return row["model"], row["layers"], row["seed"], row["method"]
-
-
-def _row(key: Key, curve: Curve) -> Row:
-    model, layers, seed, method = key
+def _validated(curve: Curve) -> Row:
     points = [point for point in curve.points if point.val is not None]
     return {
-        "part": "accuracy",
-        "model": model,
-        "layers": layers,
-        "seed": seed,
-        "method": method,
-        "val": curve.best.val,
-        "test": curve.best.test,
-        "best_epoch": curve.best_epoch,
-        "final_loss": curve.points[-1].loss,
         "epochs": [point.epoch for point in points],
         "vals": [point.val for point in points],
     }
@@ -126,10 +103,12 @@ def _epochs_to(row: Row, score: float) -> int | None:
 def _epochs_behind(plain: Row, pipe: Row) -> float:
     """Return how many epochs before the end the full graph validated as the pipeline does there.
 
-    Nothing where the pipeline ends ahead; between two evaluations, by interpolation.
+    0 where the pipeline ends ahead; between two evaluations by interpolation, from the first on.
     """
     score = max(pipe["vals"])
     points = list(zip(plain["epochs"], plain["vals"], strict=True))
+    if score <= points[0][1]:
+        return float(points[-1][0] - points[0][0])
     for (before, low), (after, high) in pairwise(points):
         if low < score <= high:
             return float(points[-1][0] - (before + (after - before) * (score - low) / (high - low)))

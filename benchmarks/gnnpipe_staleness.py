@@ -6,14 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from fivefold.result import Result
 from fivefold_gnnpipe import GNNPipeConfig, PlainConfig
-from fivefold_gnnpipe.engine.loop import Curve
 from fivefold_gnnpipe.pipe.config import Begin, FirstLayer, HistoryConfig, HistoryDropout
 from gnnpipe_case import Case
-from gnnpipe_runs import TrainingRun, train_all
+from gnnpipe_runs import SHALLOW, Row, TrainingRun, train_missing
 
 DEEP = (
     "full graph",
@@ -23,11 +21,6 @@ DEEP = (
     "crossing gradients once",
 )
 """Variants of networks whose runs take long: what could put the pipeline behind there."""
-SHALLOW = 8
-"""Layers up to which every variant is trained."""
-Row = dict[str, Any]
-Key = tuple[str, int, int, str]
-"""Model, layers, seed, variant."""
 
 
 def measure_staleness(case: Case, result: Result, out: Path) -> None:
@@ -57,30 +50,13 @@ def measure_staleness(case: Case, result: Result, out: Path) -> None:
         for model, layers, seeds, name in cells
         for seed in range(seeds)
     }
-    found: dict[Key, Row]
-    found = {_key(row): row for row in result.rows if row["part"] == "staleness"}
-    missing = {key: run for key, run in runs.items() if key not in found}
-    for key, curve in zip(missing, train_all(list(missing.values())), strict=True):
-        found[key] = _row(key, curve)
-        result.rows.append(found[key])
-        result.write(out)
+    found = train_missing(runs, "staleness", "variant", lambda curve: {}, result, out)
     for model, layers, seeds, name in cells:
         some = [found[model, layers, seed, name] for seed in range(seeds)]
         cell: Row = {"part": "staleness_cell", "model": model, "layers": layers}
         cell |= {"variant": name, "seeds": seeds}
         cell |= {what: fmean(row[what] for row in some) for what in ("val", "test", "final_loss")}
         result.rows.append(cell)
-
-
-def _key(row: Row) -> Key:
-    return row["model"], row["layers"], row["seed"], row["variant"]
-
-
-def _row(key: Key, curve: Curve) -> Row:
-    model, layers, seed, name = key
-    row: Row = {"part": "staleness", "model": model, "layers": layers, "seed": seed}
-    row |= {"variant": name, "val": curve.best.val, "test": curve.best.test}
-    return row | {"best_epoch": curve.best_epoch, "final_loss": curve.points[-1].loss}
 
 
 def _variants(refresh: int) -> dict[str, PlainConfig | GNNPipeConfig]:

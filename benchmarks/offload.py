@@ -21,14 +21,10 @@ measured, and so is the draft that the figures are of, at temperature 0; rows ho
 from __future__ import annotations
 
 import argparse
-import mmap
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -37,8 +33,8 @@ from typing import Any
 import torch
 from bounds import num_cores
 from contestants import Answered, Ours, ours
+from disk_rate import direct_read_rate
 from fivefold import UserError
-from fivefold.cache import cache_folder
 from fivefold.result import Result
 from fivefold_lm import KVCache, LanguageModel, ModelConfig, Sampler, SamplingConfig, load_model
 from fivefold_lm.offload.streamed import Offload, offload_of
@@ -55,10 +51,6 @@ DRAFTS: dict[str, dict[str, Any]] = {
 PASSES = 100
 """Draft passes that a target pass costs in the published set-ups (a 7B draft, a 70B target)."""
 TEMPERATURES = {"t0": 0.0, "t06": 0.6}
-BLOCKS = (1 << 20, 4 << 20, 8 << 20)
-"""Bytes that are asked of the disk at a time."""
-READERS = (1, 2, 4, 8)
-"""Blocks that are asked at the same time: what it takes to have the disk's bandwidth."""
 MEGA = 1e6
 
 
@@ -210,13 +202,13 @@ class Bench:
         temperatures: dict[str, float],
     ) -> Measured:
         """Choose settings on the probe, then measure prompt by prompt, plain decoding beside it."""
-        ratios, promise = {}, 0.0
+        ratios, promises = {}, []
         for when, temperature in temperatures.items():
             sampling = SamplingConfig(temperature=temperature)
             tried = self._tried(target, settings, sampling)
             budget, error = max(tried, key=tried.__getitem__)
-            promise = promise or tried[budget, error]
-            spec = {"specexec": {**settings, "budget": budget, "logit_error": error}}
+            promises.append(tried[budget, error])
+            spec = best_first(settings, budget, error)
             sides = target.contestant("none", sampling), target.contestant(spec, sampling)
             found = [self._pair(*sides, prompt) for prompt in self.prompts]
             ratios[when] = statistics.median(speed(ours) / speed(base) for base, ours in found)
@@ -239,7 +231,7 @@ class Bench:
             )
             shown = f"{name}, {when}, budget {budget}, error {error}"
             print(f"{shown}: {ratios[when]:.2f}", flush=True)
-        return Measured(name, promise, ratios)
+        return Measured(name, promises[0], ratios)
 
     def _tried(
         self, target: Target, settings: dict[str, Any], sampling: SamplingConfig
@@ -248,7 +240,7 @@ class Bench:
         plain = self._probe_speed(target, "none", sampling)
         tried = {}
         for budget, error in product(self.case.budgets, self.case.errors):
-            spec = {"specexec": {**settings, "budget": budget, "logit_error": error}}
+            spec = best_first(settings, budget, error)
             tried[budget, error] = self._probe_speed(target, spec, sampling) / plain
         return tried
 
@@ -299,6 +291,11 @@ class Target:
         return replace(one, engine=replace(one.engine, sampler=sampler, drafts=self._drafts))
 
 
+def best_first(settings: dict[str, Any], budget: int, error: float | None) -> dict[str, Any]:
+    """Return the drafting of a draft's settings with a budget and an error."""
+    return {"specexec": {**settings, "budget": budget, "logit_error": error}}
+
+
 def best_of(measured: Sequence[Measured]) -> Measured:
     """Return the draft that promised most on the prompt that is not measured."""
     return max(measured, key=lambda each: each.promise)
@@ -345,67 +342,6 @@ def draft_pass_seconds(draft: DraftModel, passes: int = 30) -> float:
         times.append(time.perf_counter() - begin)
         cache.rewind(torch.zeros(1, dtype=torch.long))
     return statistics.median(times)
-
-
-def direct_read_rate(nbytes: int) -> float:
-    """Return bytes a second of direct reads in the folder of the caches, the faster of two kinds.
-
-    A file that was just written, and the streamed layers themselves: a virtual disk may hold either
-    nearer than the other.
-
-    Args:
-        nbytes: what one pass streams.
-    """
-    folders = [place for place in (cache_folder() / "offload").iterdir() if place.is_dir()]
-    newest = max(folders, key=lambda place: place.stat().st_mtime)
-    rate = _read_rate(sorted(newest.glob("*.layer")))
-    with tempfile.NamedTemporaryFile(dir=cache_folder()) as file:
-        for _ in range(-(-nbytes // BLOCKS[0])):
-            file.write(os.urandom(BLOCKS[0]))
-        file.flush()
-        os.fsync(file.fileno())
-        return max(rate, _read_rate([Path(file.name)]))
-
-
-def _read_rate(files: Sequence[Path], rounds: int = 3) -> float:
-    """Return bytes a second of reading files past the page cache, by the best way to ask."""
-    try:
-        sources = [os.open(file, os.O_RDONLY | getattr(os, "O_DIRECT", 0)) for file in files]
-    except OSError:  # a file system that knows no direct reads
-        sources = [os.open(file, os.O_RDONLY) for file in files]
-    try:
-        sizes = [file.stat().st_size for file in files]
-        taken = []
-        for block, readers in product(BLOCKS, READERS):
-            places = [
-                (source, first)
-                for source, size in zip(sources, sizes, strict=True)
-                for first in range(0, size, block)
-            ]
-            taken += [_read(sources, places, block, readers) for _ in range(rounds)]
-    finally:
-        for source in sources:
-            os.close(source)
-    return sum(sizes) / min(taken)
-
-
-def _read(
-    sources: Sequence[int], places: Sequence[tuple[int, int]], block: int, readers: int
-) -> float:
-    """Return the seconds that some readers take together for all blocks."""
-    if hasattr(os, "posix_fadvise"):
-        for source in sources:
-            os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def read(first: int) -> None:
-        buffer = mmap.mmap(-1, block)  # begins at a page, as direct reads ask
-        for source, place in places[first::readers]:
-            os.preadv(source, [buffer], place)
-
-    with ThreadPoolExecutor(readers) as pool:
-        begin = time.perf_counter()
-        list(pool.map(read, range(readers)))
-        return time.perf_counter() - begin
 
 
 if __name__ == "__main__":

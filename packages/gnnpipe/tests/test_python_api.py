@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
-import jaxtyping
 import pytest
 import torch
 from fivefold import UserError
@@ -23,11 +22,7 @@ from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv
 
-
-@pytest.fixture(autouse=True)
-def untyped(monkeypatch):
-    """Let wrong types reach our own refusals: annotations that are executed refuse them first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+pytestmark = pytest.mark.usefixtures("untyped")
 
 
 DATA = tiny_graph()

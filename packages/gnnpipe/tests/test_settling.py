@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 from fivefold import UserError
@@ -20,11 +19,7 @@ from fivefold_gnnpipe._words import Direction, Split
 from fivefold_gnnpipe.config import RuntimeConfig
 from fivefold_gnnpipe.pipe.config import Begin, HistoryConfig, Initial, Mode, SweepConfig
 
-
-@pytest.fixture(autouse=True)
-def untyped(monkeypatch):
-    """Let wrong types reach our own refusals: annotations that are executed refuse them first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+pytestmark = pytest.mark.usefixtures("untyped")
 
 
 def test_words_become_members_of_their_enum():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from fivefold import UserError
@@ -80,7 +79,7 @@ def test_pyg_data_set_that_is_there_is_read():
         (lambda: load_graph(source="grid", nodes=2), r"\(data.nodes=2\); give more"),
     ],
 )
-def test_calls_that_name_no_graph_are_refused_with_one_that_does(call, said, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # else it refuses them first
+@pytest.mark.usefixtures("untyped")
+def test_calls_that_name_no_graph_are_refused_with_one_that_does(call, said):
     with pytest.raises(UserError, match=said):
         call()

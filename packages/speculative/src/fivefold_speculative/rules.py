@@ -166,8 +166,8 @@ class LookupRule(_WalkingRule):
         """
         if rows.logits is not None or state.history is not None:
             return super().accept(tree, rows, state)
-        noise = [state.uniform(Purpose.TARGET, level) for level in range(tree.levels)]
-        uniform = torch.cat(noise, 1).gather(1, tree.depths.clamp(max=tree.levels - 1)).flatten()
+        noise = state.uniform_by_level(Purpose.TARGET, tree.levels)
+        uniform = noise.gather(1, tree.depths.clamp(max=tree.levels - 1)).flatten()
         drawn = [
             Sampler.draw(_normalised(state.sampler.law(logits).double()), uniform[span])
             for span, logits in rows.chunks()

@@ -54,6 +54,13 @@ class DecodeState:
         """
         return self.noise.uniform(purpose, self.request, self.lengths + depth, draws)
 
+    def uniform_by_level(self, purpose: Purpose, levels: int) -> Float64[Tensor, "batch level"]:
+        """Return one uniform a level: `uniform` of depth 0, 1, … in one go."""
+        levels_below = torch.arange(levels, device=self.lengths.device)
+        position = (self.lengths[:, None] + levels_below).flatten()
+        request = self.request.repeat_interleave(levels)
+        return self.noise.uniform(purpose, request, position).view(-1, levels)
+
     def exponential(self, purpose: Purpose, depth: int, size: int) -> Float64[Tensor, "batch word"]:
         """Return exponential variables, one a word, for the token `depth + 1` places on."""
         return self.noise.exponential(purpose, self.request, self.lengths + depth, size)

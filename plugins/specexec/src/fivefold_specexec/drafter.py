@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from fivefold_lm import Capability, Purpose, Sampler
+from fivefold_lm import Capability, Purpose
 from fivefold_speculative import (
     DecodeState,
     DraftKind,
@@ -49,39 +49,39 @@ class BestFirstDrafter(ModelTreeDrafter):
         self.config = config
         self._session = session
         self._expanded = torch.zeros(0, 0, dtype=torch.long)
-        self._own = Sampler(session.sampler.draft_config, vocab_size=session.sampler.vocab_size)
         self._order = Words.of(draft.vocab_ids)
-        self._uniform: Float64[Tensor, "batch depth"] | None = None
 
     def propose(self, state: DecodeState) -> TokenTree:
         """Grow the best tree, one draft pass a frontier."""
         self._session.prefetch_target()
-        self._uniform = self._noise(state)
+        noise = self._noise(state)
         growth = Growth(self.config, state.last_token, state.active)
         logits, hidden = self._run_late()
         self._remember(hidden, begin=True)
-        self._expand(growth, growth.root(), logits)
+        self._expand(growth, growth.root(), logits, noise)
         while (frontier := growth.frontier()) is not None:
             logits, hidden = self._run_frontier(frontier)
             self._remember(hidden)
-            self._expand(growth, frontier, logits)
+            self._expand(growth, frontier, logits, noise)
         tree = growth.tree()
         self._expanded = growth.expanded[:, : tree.num_nodes]
         return tree
 
-    def _expand(self, growth: Growth, frontier: Frontier, logits: Tensor) -> None:
-        words, logp = self._children(logits, frontier)
+    def _expand(
+        self, growth: Growth, frontier: Frontier, logits: Tensor, noise: Tensor | None
+    ) -> None:
+        words, logp = self._children(frontier, logits, noise)
         ids = self.draft.vocab_ids
         growth.add(frontier, words if ids is None else ids[words], logp)
 
-    def _children(self, logits: Tensor, frontier: Frontier) -> Children:
+    def _children(self, frontier: Frontier, logits: Tensor, noise: Tensor | None) -> Children:
         branch, error = self.config.branch, self.config.logit_error
         if error is None:
             return best_children(logits, branch)
-        if self._uniform is None:
+        if noise is None:
             return best_children(logits / error, branch)
-        uniform = self._uniform.gather(1, frontier.depths)
-        return likely_draws(logits, uniform, branch, error, self._own, self._order)
+        uniform = noise.gather(1, frontier.depths)
+        return likely_draws(logits, uniform, branch, error, self.sampler, self._order)
 
     def _noise(self, state: DecodeState) -> Float64[Tensor, "batch depth"] | None:
         """Return the numbers by which the target draws below each depth, where the tree needs them.
@@ -89,13 +89,9 @@ class BestFirstDrafter(ModelTreeDrafter):
         Rules that judge children by coins of their own draw nothing by these numbers, so that a
         tree that depends on them stays independent of what judges it.
         """
-        if self.config.logit_error is None or self._own.greedy:
+        if self.config.logit_error is None or self.sampler.greedy:
             return None
-        depths = torch.arange(self.config.most_passes + 1, device=state.lengths.device)
-        places = (state.lengths[:, None] + depths).flatten()
-        request = state.request.repeat_interleave(len(depths))
-        drawn = state.noise.uniform(Purpose.TARGET, request, places)
-        return drawn.view(-1, len(depths))
+        return state.uniform_by_level(Purpose.TARGET, self.config.most_passes + 1)
 
     def _run_frontier(self, frontier: Frontier) -> tuple[Tensor, Tensor | None]:
         """Run nodes below the late tokens; return what follows each."""

@@ -45,11 +45,11 @@ class Words:
     """The draft's words in the order of the target's vocabulary.
 
     Args:
-        sorted: indices of the draft's words, by the target's.
+        by_id: indices of the draft's words, by the target's.
         places: of each of the draft's words among them.
     """
 
-    sorted: Int[Tensor, " word"]
+    by_id: Int[Tensor, " word"]
     places: Int[Tensor, " word"]
 
     @classmethod
@@ -57,7 +57,8 @@ class Words:
         """Return the order of a draft's words; `None` where they are the target's."""
         if vocab_ids is None:
             return None
-        return cls(vocab_ids.argsort(), vocab_ids.argsort().argsort())
+        by_id = vocab_ids.argsort()
+        return cls(by_id, by_id.argsort())
 
 
 def likely_draws(
@@ -80,7 +81,7 @@ def likely_draws(
     """
     law = sampler.law(logits.flatten(0, 1)).view_as(logits)
     chances, words = law.topk(min(branch, law.shape[-1]), dim=-1)
-    upto = (law if order is None else law[..., order.sorted]).cumsum(-1, dtype=torch.double)
+    upto = (law if order is None else law[..., order.by_id]).cumsum(-1, dtype=torch.double)
     total = upto[..., -1:]
     above = upto.gather(-1, words if order is None else order.places[words]) / total
     below = above - chances.double() / total

@@ -217,8 +217,10 @@ def _must_stay(nodes: Nodes, ready: Prepared, size: int) -> dict[str, Any]:
 
 def _warn_of_memory(ready: Prepared, say: Callable[[str], None]) -> None:
     """Say that a step is expected to take more memory than there is, before it does."""
+    if ready.predicted is None:
+        return
     free = free_bytes(next(ready.module.parameters()).device)
-    if ready.predicted is not None and ready.predicted > free:
+    if ready.predicted > free:
         say(
             f"a step is expected to take {in_units(ready.predicted)} beside weights and optimizer, "
             f"and {in_units(free)} are free: lower batch_size or seq_len, take training=mst, or "
