@@ -29,6 +29,11 @@ def test_a_growth_map_of_the_reference_is_the_same_tree(tmp_path):
     assert read_topology(write(tmp_path, record)) == TreeTopology((-1, 0, 0, 1, 1))
 
 
+def test_both_spellings_of_one_tree_are_read(tmp_path):
+    record = {"parents": [-1, 0, 0, 1], "Successors": [[1, 2], [3], [], []]}
+    assert read_topology(write(tmp_path, record)) == TreeTopology((-1, 0, 0, 1))
+
+
 def test_nodes_in_any_order_are_sorted_breadth_first(tmp_path):
     record = {"parents": [-1, 3, 0, 0, 2]}
     assert read_topology(write(tmp_path, record)) == TreeTopology((-1, 0, 0, 1, 2))
@@ -58,6 +63,7 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
         {"Successors": 3},
         {"Successors": []},
         {"Successors": [[1], []], "size": 9},
+        {"parents": [-1, 0, 0], "Successors": [[1], [2], []]},
         {"children": []},
         [1, 2],
     ],

@@ -33,13 +33,14 @@ def read_topology(path: str | Path) -> TreeTopology:
         raise _no_tree(str(error)) from error
     if not isinstance(record, dict) or not {"parents", "Successors"} & set(record):
         raise _no_tree(f"{path} holds neither parents nor Successors")
+    trees = []
     if "parents" in record:
-        tree = from_children(_children_of(_integers(record["parents"], path), path), path)
-    else:
-        rows = record["Successors"]
-        if not isinstance(rows, list):
-            raise _no_tree(f"{path}: Successors is no list")
-        tree = from_children([_integers(row, path) for row in rows], path)
+        trees.append(from_children(_from_parents(record["parents"], path), path))
+    if "Successors" in record:
+        trees.append(from_children(_from_successors(record["Successors"], path), path))
+    tree = trees[0]
+    if trees[-1] != tree:
+        raise _no_tree(f"{path}: parents and Successors are two different trees")
     if tree.num_nodes == 1:
         raise _no_tree("a tree with nothing but a root drafts nothing")
     if isinstance(record.get("size"), int) and record["size"] != tree.num_nodes:
@@ -69,7 +70,8 @@ def from_children(children: Sequence[Sequence[int]], path: str | Path) -> TreeTo
     return TreeTopology(tuple(parents))
 
 
-def _children_of(parents: Sequence[int], path: str | Path) -> list[list[int]]:
+def _from_parents(values: Any, path: str | Path) -> list[list[int]]:
+    parents = _integers(values, path)
     if not parents or parents[0] != -1:
         raise _no_tree(f"{path}: node 0 must be the root, with parent -1")
     children: list[list[int]] = [[] for _ in parents]
@@ -78,6 +80,12 @@ def _children_of(parents: Sequence[int], path: str | Path) -> list[list[int]]:
             raise _no_tree(f"{path}: node {node} has parent {parent}, which is no node")
         children[parent].append(node)
     return children
+
+
+def _from_successors(rows: Any, path: str | Path) -> list[list[int]]:
+    if not isinstance(rows, list):
+        raise _no_tree(f"{path}: Successors is no list")
+    return [_integers(row, path) for row in rows]
 
 
 def _integers(values: Any, path: str | Path) -> list[int]:
