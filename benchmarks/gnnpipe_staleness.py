@@ -18,6 +18,8 @@ DEEP = (
     "defaults",
     "history twice as long",
     "warm start",
+    "stale first layer",
+    "four times the chunks",
     "crossing gradients once",
 )
 """Variants of networks whose runs take long: what could put the pipeline behind there."""
