@@ -114,16 +114,18 @@ def on_disk(found: dict[str, Any]) -> str:
             f"{row['rate_mb_s']:.0f} MB/s" if row["rate_mb_s"] else "as it comes",
             f"{row['temperature']:g}",
             row["budget"],
+            "" if row["logit_error"] is None else f"{row['logit_error']:g}",
             f"{row['tokens_per_pass']:.1f}",
             f"{row['ratio']:.2f}",
         )
         for row in rows
     ]
-    head = ("draft", "disk", "temperature", "nodes", "tokens a pass", "over plain")
+    head = ("draft", "disk", "temperature", "nodes", "error", "tokens a pass", "over plain")
     text = (
         "`drafting=specexec` over plain decoding on the same streaming engine "
         f"({machine(found)}); slowed reads make a target pass cost 100 passes of that draft, as in "
-        "the published set-ups."
+        "the published set-ups. Nodes and error (`drafting.logit_error`) are the best on a prompt that "
+        "is not measured."
     )
     return "\n## Weights on disk\n\n" + paragraph(text) + table(head, lines)
 
