@@ -1,6 +1,7 @@
 """Drafting, whole: what planned trees yield, and what `drafting=auto` is worth in time.
 
-`python benchmarks/drafting.py [--quick] [--out DIR]` writes `DIR/result.json`. Figures:
+`python benchmarks/drafting.py [--quick] [--keep] [--out DIR]` writes `DIR/result.json`; `--keep`
+goes on where a record stopped, cell by cell of the times. Figures:
 
 - those of `trees.py` (`prediction_error`, `sequoia_over_best_chain`, `sequoia_over_k_chains`, …);
 - `auto_ratio_code`, `auto_ratio_chat`: tokens/s of `drafting=auto` over our own plain decoding,
@@ -22,7 +23,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -44,6 +45,7 @@ from fivefold_speculative.drafts.independent import load_independent
 from fivefold_speculative.engine import Engine
 from fivefold_speculative.planner.drafter import AutoDrafter
 from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts
+from records import keep
 from trees_cells import measure_cell, summarise_cells
 from trees_growth import measure_growth
 from trees_rules import measure_rules
@@ -83,10 +85,12 @@ def main() -> int:
     result.environment["threads"] = torch.get_num_threads()
     options.out.mkdir(parents=True, exist_ok=True)
     result.status = "partial"  # until all is done
+    if options.keep:
+        record = options.out / "result.json"
+        keep(result, record, lambda row: not is_timed(row) and not options.speed_alone)
     config = ModelConfig(name=options.model, dtype=options.dtype)
     model = load(config, print)
-    Speed(model, config, case, result).measure(assisted=not options.quick)
-    result.write(options.out)
+    Speed(model, config, case, result).measure(options.out, assisted=not options.quick)
     if not options.speed_alone:
         measure_yield(model, options.quick, result, options.out)
     result.status = "ok"
@@ -104,6 +108,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
     parser.add_argument("--dtype", default="float32", help="as in `model.dtype=NAME`")
     parser.add_argument("--speed-alone", action="store_true", help="leave the yield of trees out")
+    parser.add_argument("--keep", action="store_true", help="cells that are timed stay as they are")
     return parser.parse_args()
 
 
@@ -130,10 +135,11 @@ class Speed:
     case: Case
     result: Result
 
-    def measure(self, *, assisted: bool) -> None:
-        """Measure every cell; make figures of them.
+    def measure(self, out: Path, *, assisted: bool) -> None:
+        """Measure every cell that has no row yet; write each, with the figures so far.
 
         Args:
+            out: folder of the record.
             assisted: also measure transformers' assisted generation.
         """
         for entry in ("plans", "profiles"):  # of another hour, when the machine was another
@@ -141,9 +147,9 @@ class Speed:
                 clear(cache_folder(), entry)
         model = replace(self.model, eos_ids=())  # no text ends early: pairs are of one length
         loader = DraftLoader(model)
-        uppers = []
+        timed = {cell_of(row) for row in self.result.rows if is_timed(row)}
         cells = product(("code", "chat"), self.case.temperatures, self.case.batches)
-        for name, temperature, batch in cells:
+        for name, temperature, batch in (cell for cell in cells if cell not in timed):
             sampler = Sampler(SamplingConfig(temperature=temperature), vocab_size=model.vocab_size)
             plain, auto = (
                 Engine(
@@ -157,14 +163,12 @@ class Speed:
             )
             row = self.cell(plain, auto, self.prompts(name, batch)) | {"prompts": name}
             row |= {"temperature": temperature, "batch": batch}
-            uppers.append(float(row["upper"]))
-            if batch == 1 and temperature == 0:
-                self.result.figures[f"auto_ratio_{name}"] = float(row["ratio"])
-                if assisted:
-                    row |= self.assisted(plain, self.prompts(name, 1))
+            if assisted and batch == 1 and temperature == 0:
+                row |= self.assisted(plain, self.prompts(name, 1))
             self.result.rows.append(row)
             print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
-        self.result.figures["auto_worst_ratio_to_plain"] = min(uppers)
+            self.result.figures |= figures_of(self.result.rows)
+            self.result.write(out)
 
     def cell(self, plain: Engine, auto: Engine, batches: list[list[Request]]) -> dict[str, Any]:
         """Return ratio, interval and plan of one cell."""
@@ -221,6 +225,26 @@ class Speed:
             for key in keys
         ]
         return [every[at : at + batch] for at in range(0, len(every), batch)]
+
+
+def is_timed(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is a cell of the times, not of `trees.py`."""
+    return "planned" in row
+
+
+def cell_of(row: Mapping[str, Any]) -> tuple[str, float, int]:
+    """Return class of prompts, temperature and batch."""
+    return row["prompts"], row["temperature"], row["batch"]
+
+
+def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the figures of the cells that are timed."""
+    timed = {cell_of(row): row for row in rows if is_timed(row)}
+    figures = {"auto_worst_ratio_to_plain": min(row["upper"] for row in timed.values())}
+    for name, temperature, batch in timed:
+        if temperature == 0 and batch == 1:
+            figures[f"auto_ratio_{name}"] = timed[name, temperature, batch]["ratio"]
+    return figures
 
 
 def seconds_of(engine: Engine, requests: list[Request]) -> float:

@@ -124,8 +124,8 @@ def on_disk(found: dict[str, Any]) -> str:
     text = (
         "`drafting=specexec` over plain decoding on the same streaming engine "
         f"({machine(found)}); slowed reads make a target pass cost 100 passes of that draft, as in "
-        "the published set-ups. Nodes and error (`drafting.logit_error`) are the best on a prompt that "
-        "is not measured."
+        "the published set-ups. Nodes and error (`drafting.logit_error`) are the best on a prompt "
+        "that is not measured."
     )
     return "\n## Weights on disk\n\n" + paragraph(text) + table(head, lines)
 

@@ -62,6 +62,8 @@ sys.exit(drafting.main())
     cells = [row for row in result["rows"] if "planned" in row]
     assert all(len(row["pairs"]) == 7 for row in cells)
     assert {row["prompts"] for row in cells} == {"code", "chat"}
+    again = result_of(python, program, tmp_path, "--speed-alone", "--keep")
+    assert (again["rows"], again["figures"]) == (result["rows"], result["figures"])
 
 
 def test_offload_prints_every_figure_and_no_text_differs(tmp_path, python):
