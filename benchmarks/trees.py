@@ -1,6 +1,6 @@
 """How much a planned tree yields: against its prediction, against chains, by size, by rule.
 
-`python benchmarks/trees.py [--quick] [--dtype FORMAT] [--keep] [--out DIR]` writes
+`python benchmarks/trees.py [--quick] [--dtype FORMAT] [--keep] [--parts …] [--out DIR]` writes
 `DIR/result.json` and its pictures; with `--keep` it goes on where a record stopped. No figure here
 is a time: all are tokens a target pass, or shares. A cell is a draft, a temperature and a class of
 prompts, of which the held-out half is decoded. Vectors are measured teacher-forced on plain answers
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -53,21 +54,45 @@ def main() -> int:
     if options.keep:
         keep(result, options.out / "result.json", lambda row: False)
     result.status = "partial"  # until all is done
+    for part in options.parts:
+        PARTS[part](bench, options.out)
+        result.write(options.out)
+    if set(options.parts) == set(PARTS):
+        result.status = "ok"
+        result.write(options.out)
+    for figure, value in result.figures.items():
+        print(f"{figure} = {'null' if value is None else f'{value:.3f}'}")
+    return 0
+
+
+def all_cells(bench: Trees, out: Path) -> None:
+    """Measure every cell that the record lacks, and write it as it comes."""
+    case, result = bench.case, bench.result
     for kind, temperature, name in product(case.kinds, case.temperatures, case.classes):
         if not bench.has(draft=kind, temperature=temperature, prompts=name):
             measure_cell(bench, kind, temperature, name)
         summarise_cells(result)
-        result.write(options.out)
+        result.write(out)
+
+
+def growth(bench: Trees, out: Path) -> None:
+    """Measure and draw growth with the size of the tree."""
     measure_growth(bench)
-    result.write(options.out)
+    draw_growth(bench.result, out / "growth.svg")
+
+
+def rules(bench: Trees, out: Path) -> None:
+    """Measure and draw the acceptance of the rules."""
     measure_rules(bench)
-    result.status = "ok"
-    result.write(options.out)
-    for figure, value in result.figures.items():
-        print(f"{figure} = {'null' if value is None else f'{value:.3f}'}")
-    draw_growth(result, options.out / "growth.svg")
-    draw_rules(result, options.out / "rules.svg")
-    return 0
+    draw_rules(bench.result, out / "rules.svg")
+
+
+PARTS: dict[str, Callable[[Trees, Path], None]] = {
+    "cells": all_cells,
+    "growth": growth,
+    "rules": rules,
+}
+"""What can be measured apart; a record is whole when one run has seen to all of them."""
 
 
 def read_options() -> argparse.Namespace:
@@ -76,6 +101,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller case, under ten minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/trees"))
     parser.add_argument("--keep", action="store_true", help="what DIR holds is not done again")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
     parser.add_argument("--dtype", default="float32", help="as in `model.dtype=FORMAT`")
     parser.add_argument("--prompts", type=int, help="of each half; default: the case's")
