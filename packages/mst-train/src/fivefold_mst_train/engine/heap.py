@@ -16,8 +16,8 @@ def return_large_blocks() -> bool:
     """Let blocks of 4 MiB and more go back to the system when they are freed, under glibc.
 
     Left alone, glibc raises that bound to 32 MiB while a program runs. Hidden states of long
-    sequences are smaller, and their gaps then stay in a heap that is twice what lives in it.
-    `MALLOC_MMAP_THRESHOLD_` in the environment goes before.
+    sequences are smaller, and their gaps then stay in a heap that grows far beyond what lives in
+    it. `MALLOC_MMAP_THRESHOLD_` in the environment goes before.
 
     Returns:
         Whether the bound was set; with another C library it is not.
