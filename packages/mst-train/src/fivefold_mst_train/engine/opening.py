@@ -18,7 +18,6 @@ from ..protocol import TrainingHandle
 from .checkpoints import Checkpoint, Checkpoints, read_checkpoint
 from .config import Objective, Parallel, TrainConfig
 from .distill.opening import open_student
-from .heap import return_large_blocks
 from .language import LanguageTrainee
 from .loop import Budget, Loop
 from .memory import PeakMeter
@@ -48,7 +47,6 @@ def open_session(config: TrainConfig, run: Run, ranks: Ranks) -> Iterator[Sessio
     nodes = Nodes.of(config, run)
     ranks.agree(nodes.shared(run))
     apply_runtime(run.node("runtime", RuntimeConfig))
-    return_large_blocks()
     output = Path(config.output).expanduser() if config.output else run.folder
     with ExitStack() as stack:
         yield _open(nodes, run, ranks, output, stack)
