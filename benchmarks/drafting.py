@@ -1,7 +1,7 @@
 """Drafting, whole: what planned trees yield, and what `drafting=auto` is worth in time.
 
 `python benchmarks/drafting.py [--quick] [--keep] [--out DIR]` writes `DIR/result.json`; `--keep`
-goes on where a record stopped, cell by cell of the times. Figures:
+goes on where a record stopped. Figures:
 
 - those of `trees.py` (`prediction_error`, `sequoia_over_best_chain`, `sequoia_over_k_chains`, …);
 - `auto_ratio_code`, `auto_ratio_chat`: tokens/s of `drafting=auto` over our own plain decoding,
@@ -46,7 +46,7 @@ from fivefold_speculative.engine import Engine
 from fivefold_speculative.planner.drafter import AutoDrafter
 from fivefold_speculative.prompt_sets import chat_prompts, human_eval_prompts
 from records import keep
-from trees_cells import measure_cell, summarise_cells
+from trees_cells import measure_cells
 from trees_growth import measure_growth
 from trees_rules import measure_rules
 
@@ -86,8 +86,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     result.status = "partial"  # until all is done
     if options.keep:
-        record = options.out / "result.json"
-        keep(result, record, lambda row: not is_timed(row) and not options.speed_alone)
+        keep(result, options.out / "result.json", lambda row: False)
     config = ModelConfig(name=options.model, dtype=options.dtype)
     model = load(config, print)
     Speed(model, config, case, result).measure(options.out, assisted=not options.quick)
@@ -108,7 +107,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2", help="as in `model=NAME`")
     parser.add_argument("--dtype", default="float32", help="as in `model.dtype=NAME`")
     parser.add_argument("--speed-alone", action="store_true", help="leave the yield of trees out")
-    parser.add_argument("--keep", action="store_true", help="cells that are timed stay as they are")
+    parser.add_argument("--keep", action="store_true", help="what DIR holds is not done again")
     return parser.parse_args()
 
 
@@ -117,11 +116,7 @@ def measure_yield(model: LanguageModel, quick: bool, result: Result, out: Path) 
     bench = trees_bench.Trees(
         model, trees_bench.QUICK if quick else trees_bench.FULL, result, batch=8
     )
-    cells = product(bench.case.kinds, bench.case.temperatures, bench.case.classes)
-    for kind, temperature, name in cells:
-        measure_cell(bench, kind, temperature, name)
-        summarise_cells(result)
-        result.write(out)
+    measure_cells(bench, out)
     measure_growth(bench)
     measure_rules(bench)
 

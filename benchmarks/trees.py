@@ -26,7 +26,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 from fivefold.result import Result
@@ -34,7 +33,7 @@ from fivefold_lm import ModelConfig
 from fivefold_lm import load_model as load
 from records import keep
 from trees_bench import FULL, QUICK, Trees
-from trees_cells import measure_cell, summarise_cells
+from trees_cells import measure_cells
 from trees_growth import draw_growth, measure_growth
 from trees_rules import draw_rules, measure_rules
 
@@ -65,16 +64,6 @@ def main() -> int:
     return 0
 
 
-def all_cells(bench: Trees, out: Path) -> None:
-    """Measure every cell that the record lacks, and write it as it comes."""
-    case, result = bench.case, bench.result
-    for kind, temperature, name in product(case.kinds, case.temperatures, case.classes):
-        if not bench.has(draft=kind, temperature=temperature, prompts=name):
-            measure_cell(bench, kind, temperature, name)
-        summarise_cells(result)
-        result.write(out)
-
-
 def growth(bench: Trees, out: Path) -> None:
     """Measure and draw growth with the size of the tree."""
     measure_growth(bench)
@@ -88,7 +77,7 @@ def rules(bench: Trees, out: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Trees, Path], None]] = {
-    "cells": all_cells,
+    "cells": measure_cells,
     "growth": growth,
     "rules": rules,
 }

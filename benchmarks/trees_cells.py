@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from fivefold.result import Result
@@ -12,6 +13,16 @@ from fivefold_speculative import AcceptanceVector, DraftKind, DraftLoader, Propo
 from trees_bench import Trees, Yield
 
 SIZES = (16, 32, 64)
+
+
+def measure_cells(bench: Trees, out: Path) -> None:
+    """Measure every cell that the record lacks, and write it as it comes."""
+    case, result = bench.case, bench.result
+    for kind, temperature, name in product(case.kinds, case.temperatures, case.classes):
+        if not bench.has(draft=kind, temperature=temperature, prompts=name):
+            measure_cell(bench, kind, temperature, name)
+        summarise_cells(result)
+        result.write(out)
 
 
 def measure_cell(bench: Trees, kind: str, temperature: float, name: str) -> None:
