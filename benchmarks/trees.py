@@ -8,6 +8,9 @@ to these prompts. Figures (each the worst of its cells):
 
 - `prediction_error`: |measured / F(T) - 1| of Sequoia's trees, F by depth and parent's rank;
   `prediction_error_plain`: F by one vector for all nodes;
+  `prediction_error_on_decoded`: F of a vector that was measured on the very texts that the tree
+  decoded: at a temperature these are other texts than plain answers, and this is without the noise
+  of that;
   `prediction_error_from_open_half`, `prediction_error_plain_from_open_half`: likewise, with trees
   and F of a vector that was measured on the open half, so that what the halves differ in counts;
 - `sequoia_over_best_chain`: tokens a pass of the tree of 64 nodes over those of the best chain of

@@ -67,10 +67,11 @@ QUICK = Case(4, 32, (0.0, 0.6), (2, 8, 32, 128), (0.2, 0.6, 1.2), ("chat",), ("i
 
 @dataclass(frozen=True)
 class Yield:
-    """What was decoded: tokens and passes of every prompt, cut by nothing but EOS."""
+    """What was decoded: tokens and passes of every prompt, cut by nothing but EOS; the texts."""
 
     tokens: list[int]
     passes: list[int]
+    texts: list[list[int]]
 
     @property
     def mean(self) -> float:
@@ -136,7 +137,17 @@ class Trees:
         self, draft: DraftModel, sampler: Sampler, proposal: Proposal, prompts: Sequence[list[int]]
     ) -> AcceptanceVector:
         """Measure a draft on the target's own answers to some prompts."""
-        texts, starts = self.texts(sampler, prompts)
+        return self.vector_on(draft, sampler, proposal, *self.texts(sampler, prompts))
+
+    def vector_on(
+        self,
+        draft: DraftModel,
+        sampler: Sampler,
+        proposal: Proposal,
+        texts: Sequence[list[int]],
+        starts: Sequence[int],
+    ) -> AcceptanceVector:
+        """Measure a draft on texts, behind their prompts."""
         draws = 1 if sampler.greedy else DRAWS
         return measure_acceptance(
             self.model, draft, sampler, proposal, 32, texts, starts=starts, draws=draws
@@ -155,14 +166,16 @@ class Trees:
 
     def run(self, engine: Engine, prompts: Sequence[list[int]]) -> Yield:
         """Decode prompts some at a time; the last step counts whole, though its text is cut."""
-        tokens, passes = [], []
+        tokens, passes, texts = [], [], []
         for at in range(0, len(prompts), self.batch):
             requests = self.requests(prompts, at)
-            steps = [step.accepted.count for step in engine.batch(requests, text=False).steps()]
+            batch = engine.batch(requests, text=False)
+            steps = [step.accepted.count for step in batch.steps()]
             counts = torch.stack(steps)  # [step, row]
             tokens += counts.sum(0).tolist()
             passes += (counts > 0).sum(0).tolist()
-        return Yield(tokens, passes)
+            texts += batch.session.tokens
+        return Yield(tokens, passes, texts)
 
     def requests(self, prompts: Sequence[list[int]], at: int) -> list[Request]:
         """Return one batch of requests, each with its own noise."""

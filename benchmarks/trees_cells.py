@@ -36,6 +36,7 @@ def measure_cell(bench: Trees, kind: str, temperature: float, name: str) -> None
         "held_out": bench.vector(draft, sampler, proposal, held_out),
     }
     cell = {"draft": kind, "temperature": temperature, "prompts": name}
+    starts = [len(prompt) for prompt in held_out]
     for nodes in SIZES:
         decoded: dict[TreeTopology, Yield] = {}
         for on, ranked in product(vectors, (True, False)):
@@ -48,6 +49,20 @@ def measure_cell(bench: Trees, kind: str, temperature: float, name: str) -> None
                 decoded,
             )
         vector = vectors["held_out"]
+        tree = planned(vector, nodes)
+        texts = decoded[tree].texts
+        _yield_row(
+            bench,
+            {**cell, "measured_on": "decoded", "ranked": True, "tree": "sequoia"},
+            (
+                tree,
+                bench.vector_on(draft, sampler, proposal, texts, starts),
+                kind,
+                sampler,
+                held_out,
+            ),
+            decoded,
+        )
         chains = {"chain": TreeTopology.chain(nodes - 1)}
         if nodes == SIZES[-1]:
             some = [k_chains(nodes, k) for k in range(1, min(nodes - 1, 32) + 1)]
@@ -93,6 +108,7 @@ def summarise_cells(result: Result) -> None:
     for figure, on, ranked in (
         ("prediction_error", "held_out", True),
         ("prediction_error_plain", "held_out", False),
+        ("prediction_error_on_decoded", "decoded", True),
         ("prediction_error_from_open_half", "open", True),
         ("prediction_error_plain_from_open_half", "open", False),
     ):

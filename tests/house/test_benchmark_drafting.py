@@ -25,6 +25,7 @@ trees.QUICK = trees_bench.QUICK = trees_bench.Case(
 OF_TREES = {
     "prediction_error",
     "prediction_error_plain",
+    "prediction_error_on_decoded",
     "prediction_error_from_open_half",
     "prediction_error_plain_from_open_half",
     "sequoia_over_best_chain",

@@ -25,6 +25,12 @@ class Mood(StrEnum):
 
 
 @dataclass
+class LimitsConfig:
+    memory: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
 class ToyConfig:
     """Say something."""
 
@@ -45,6 +51,7 @@ class ToyConfig:
     act: str = "say"
     tone: str = field(default="plain", metadata={"choices": ("plain", "soft", "sharp")})
     """How to say it."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __post_init__(self) -> None:
         if self.count < 0:

@@ -56,6 +56,10 @@ WRONG = {
     "not a number": (["toy", "count=x"], ["(count=x)", "whole number"]),
     "empty number": (["toy", "count="], ["(count=)", "whole number"]),
     "number with a fraction": (["toy", "count=1.5"], ["(count=1.5)", "whole number"]),
+    "a value for settings": (
+        ["toy", "limits=1KiB"],
+        ["(limits=1KiB)", "set what is below it: limits.memory, limits.seconds"],
+    ),
     "not a truth value": (["toy", "debug=perhaps"], ["(debug=perhaps)", "true|false"]),
     "unparsable": (["toy", "count=[1"], ["(count=[1)"]),
     "unparsable list": (["toy", 'words=[a b"]'], ['words=[a b"]', """'words=["a b"]'"""]),

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import pytest
+import torch
 from fivefold import UserError
 from fivefold.testing import compose
 from fivefold_lm import offload_of
@@ -12,15 +13,40 @@ from fivefold_lm.testing import tiny_model
 from fivefold_speculative import draft_model
 from fivefold_speculative import generate as _api  # noqa: F401 - the name is the function
 from fivefold_speculative.draft_model import DraftLoader
+from fivefold_speculative.drafts.feature_head import FeatureHead, save_feature_head
+from fivefold_speculative.drafts.weights import DraftCard
 
 task = import_module("fivefold_speculative.fronts")
 STREAMED = ("model.offload=disk", "model.memory=96KiB")
+FROM_HOST = ("model.offload=host", "model.memory=96KiB")
 METHODS = {
     "none": (),
     "prompt_lookup": (),
     "chain": ("drafting.draft={draft}",),
     "expansion": ("drafting.draft={draft}", "drafting.widths=[3,2,1]"),
+    "feature_head": ("drafting.draft={head}", "drafting.widths=[3,2]"),
 }
+SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """Return the file of a feature head for the target; nobody has trained it."""
+    target = tiny_model(vocab=24).module
+    config = {name: getattr(target.config, name) for name in SHAPE} | {"num_hidden_layers": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        made = FeatureHead(config, torch.arange(23), target)
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    save_feature_head(made, path, DraftCard("feature_head", "tiny", config, vocab_size=23))
+    return path
 
 
 def answered(folders, *overrides):
@@ -30,16 +56,37 @@ def answered(folders, *overrides):
     return run
 
 
+def settings_of(method, temperature, folders, head):
+    settings = [each.format(draft=folders / "draft", head=head) for each in METHODS[method]]
+    settings += [f"drafting={method}", f"sampling.temperature={temperature}"]
+    return [*settings, "num_samples=3", "logprobs=2"]
+
+
+def assert_same_answers(resident, streamed):
+    """Compare tokens, what was accepted, and the logarithms of probabilities, bit for bit."""
+    assert streamed.result.rows == resident.result.rows
+    assert all(row["token_ids"] and row["logprobs"] for row in resident.result.rows)
+    assert streamed.result.environment["offload_streamed_layers"] == 3
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_writes_the_resident_models_text(folders, method, temperature):
-    settings = [each.format(draft=folders / "draft") for each in METHODS[method]]
-    settings += [f"drafting={method}", f"sampling.temperature={temperature}", "num_samples=3"]
-    resident = answered(folders, *settings)
-    streamed = answered(folders, *settings, *STREAMED)
-    texts = [[row["token_ids"] for row in run.result.rows] for run in (resident, streamed)]
-    assert texts[0] == texts[1]
-    assert streamed.result.environment["offload_streamed_layers"] == 3
+def test_every_method_writes_the_resident_models_text(folders, head, method, temperature):
+    settings = settings_of(method, temperature, folders, head)
+    assert_same_answers(answered(folders, *settings), answered(folders, *settings, *STREAMED))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_writes_the_resident_models_text_from_host_memory(
+    folders, head, method, temperature, monkeypatch
+):
+    """As on an accelerator, but that the layers are copied from host memory to host memory."""
+    settings = settings_of(method, temperature, folders, head)
+    monkeypatch.setattr("fivefold_lm.loading.require_device", lambda *_: None)
+    streamed = answered(folders, *settings, *FROM_HOST)
+    assert streamed.result.environment["offload"] == "host"
+    assert_same_answers(answered(folders, *settings), streamed)
 
 
 def test_figures_and_environment_say_what_was_streamed(folders):

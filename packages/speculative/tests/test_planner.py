@@ -1,38 +1,32 @@
 """The planner chooses what promises most, or nothing; the drafter it makes stays lossless."""
 
 import json
+from dataclasses import replace
+from importlib import import_module
 
 import pytest
 from fivefold import Method, UserError
+from fivefold.cache import cache_folder
 from fivefold.testing import compose
 from fivefold_speculative import Candidate, TokenTree
 from fivefold_speculative.config import AutoConfig
-from fivefold_speculative.planner import plans, task, trials
-from fivefold_speculative.planner.drafter import AutoDrafter, build
+from fivefold_speculative.planner import machine, plans, task, trials
+from fivefold_speculative.planner.drafter import build
 from fivefold_speculative.planner.machine import MachineProfile
 from fivefold_speculative.planner.offers import Offer
-from fivefold_speculative.planner.plans import Plan, make_plan
+from fivefold_speculative.planner.plans import make_plan
 from fivefold_speculative.task_configs import check_pair
-from fivefold_speculative.testing import DrafterSuite
+from fivefold_speculative.testing import PROMPTS, DrafterSuite, SwitchingSuite
 
 PLAIN = Offer("none", {}, 1, 1.0, 0.010)
 
 
-class Switching(DrafterSuite):
-    """The exam, with a drafter that stops drafting wherever steps yield less than they cost."""
-
+class TestSwitching(SwitchingSuite):
     overrides = ["drafting=chain", "drafting.length=3"]
 
-    def drafter(self, run, session):
-        inner = run.build("drafting", session)
-        offer = Offer("chain", {"length": 3}, 4, 2.6, 0.025)
-        return AutoDrafter(inner, Plan((PLAIN, offer), 1), None, adapts=True)
-
-
-class TestSwitching(Switching):
     def test_it_does_switch(self):
-        run = self.compose()
-        session = self.session(run, [[3, 1, 4, 1, 5]], 60)
+        run = self.compose("sampling.temperature=1.0")
+        session = self.session(run, PROMPTS, 60)
         drafter, kinds = self.drafter(run, session), set()
         right = drafter.propose
 
@@ -48,7 +42,7 @@ class TestSwitching(Switching):
         assert kinds == {4, 1}
 
 
-class TestSwitchingWithoutReplacement(Switching):
+class TestSwitchingWithoutReplacement(SwitchingSuite):
     overrides = ["drafting=expansion", "drafting.widths=[2,1]"]
 
 
@@ -62,13 +56,12 @@ class TestChoice(DrafterSuite):
 def planned(monkeypatch, session, found, **settings):
     monkeypatch.setattr(MachineProfile, "plain", 0.010)
     monkeypatch.setattr(plans, "_candidates", lambda method, *_: found.get(method.name, []))
-    config = AutoConfig(**settings)
-    return make_plan(session, config.methods, config.margin, config.trials)[0]
+    return make_plan(session, AutoConfig(**settings))[0]
 
 
 @pytest.fixture
 def session():
-    suite = Switching()
+    suite = TestSwitching()
     return suite.session(suite.compose(), [[3, 1, 4, 1, 5]], 8)
 
 
@@ -182,31 +175,135 @@ def test_without_trials_predictions_decide(monkeypatch, session):
 def test_a_method_that_fails_takes_no_other_down(session):
     said = []
     method = Method("broken", AutoConfig, "fivefold_speculative.planner.broken:build", "", "")
-    asked = MachineProfile(session), plans._Acceptance(session)
+    asked = MachineProfile(session, AutoConfig()), plans._Acceptance(session, AutoConfig())
     assert plans._candidates(method, *asked, said.append) == []
     assert "drafting=broken offers nothing" in said[0]
 
 
 def test_an_unknown_method_is_refused(session):
     with pytest.raises(UserError, match=r"no such drafting method.*drafting\.methods=chian"):
-        make_plan(session, ["chian"], 0.03, 0)
+        make_plan(session, AutoConfig(methods=["chian"], trials=0))
+
+
+def plan_of(*overrides):
+    """Run `fivefold plan`; return the methods and settings that were offered."""
+    run = compose("plan", ["drafting.trials=0", *overrides])
+    assert task.run(run.config, run) == 0
+    return [(row["method"], row["settings"]) for row in run.result.rows], run.result
+
+
+def test_any_draft_can_be_planned_with(folders, capsys):
+    model = f"model={folders / 'target'}"
+    own = f"drafting.draft={folders / 'draft'}"
+    found, _ = plan_of(model, own, "drafting.methods=[chain]")
+    assert found[0] == ("none", "")
+    assert ("chain", f"draft={folders / 'draft'}, length=4") in found
+    assert {method for method, _ in found} == {"none", "chain"}
+    capsys.readouterr()
+    nothing, _ = plan_of(model, "drafting.methods=[chain]")
+    assert nothing == [("none", "")]  # nothing is shipped for this target
+    assert "name a draft by drafting.draft" in capsys.readouterr().err
+
+
+def test_several_drafts_are_chosen_among(folders):
+    model, draft = folders / "target", folders / "draft"
+    drafts = f"drafting.drafts=['{draft}','{folders / 'chatty'}']"
+    found, _ = plan_of(f"model={model}", drafts, "drafting.methods=[chain]")
+    for name in (draft, folders / "chatty"):
+        assert ("chain", f"draft={name}, length=2") in found
+
+
+def test_the_planned_draft_drafts(folders):
+    target, draft = folders / "target", folders / "draft"
+    texts = []
+    for overrides in (["drafting=none"], ["drafting=auto", f"drafting.draft={draft}"]):
+        words = [f"model={target}", "prompt=abcab", "max_new_tokens=16", *overrides]
+        run = compose("generate", words)
+        import_module("fivefold_speculative.fronts").generate(run.config, run)
+        texts.append(run.result.rows[0]["token_ids"])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        (["drafting.draft=no/such.safetensors"], "drafting.draft"),
+        (["drafting.drafts=[shipped,no/such.safetensors]"], "drafting.drafts"),
+        (["drafting.drafts=['']"], "drafting.drafts"),
+        (["drafting.draft=''"], "drafting.draft"),
+        (["drafting.bits=5"], "drafting.bits"),
+        (["drafting.draft=quantised", "drafting.bits=1"], "drafting.bits"),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused(folders, overrides, setting):
+    with pytest.raises(UserError) as caught:
+        plan_of(f"model={folders / 'target'}", *overrides)
+    assert caught.value.setting == setting
+    assert caught.value.remedy
+
+
+def test_bits_name_the_copy_only_where_they_are_not_the_usual():
+    config = AutoConfig(drafts=["shipped", "quantised"])
+    assert [config.settings_of(name) for name in config.drafts] == [{}, {"draft": "quantised"}]
+    copy = AutoConfig(draft="quantised", bits=4)
+    assert copy.settings_of("quantised") == {"draft": "quantised", "bits": 4}
+    assert copy.source_of("quantised") == "quantised:4"
+
+
+STREAMED = ("model.offload=disk", "model.memory=96KiB")
+
+
+def test_a_streamed_target_has_times_of_its_own(folders):
+    model, methods = f"model={folders / 'target'}", "drafting.methods=[prompt_lookup]"
+    for overrides in ((), STREAMED, (*STREAMED, "model.disk_rate=50")):
+        _, result = plan_of(model, methods, *overrides)
+        link = result.figures.get("link_bytes_per_second")
+        assert (link is None) == (not overrides)
+        if "model.disk_rate=50" in overrides:
+            assert 0 < link < 55e6  # slowed to 50 MB/s
+    for folder in ("profiles", "plans"):
+        assert len(list((cache_folder() / folder).iterdir())) == 3
+
+
+def test_a_streamed_target_is_planned_for_with_larger_trees(session, monkeypatch):
+    session.model = replace(session.model, context_len=1 << 15)
+    assert MachineProfile(session, AutoConfig()).max_nodes == 128
+    monkeypatch.setattr(machine, "_streams", lambda module: object())
+    monkeypatch.setattr(machine, "_path", lambda session: None)
+    assert MachineProfile(session, AutoConfig()).max_nodes == 2048
+
+
+def test_passes_are_measured_behind_a_context_like_the_prompts():
+    suite = TestSwitching()
+    run = suite.compose()
+    model = replace(suite.target(), context_len=1 << 15)
+    found = []
+    for length in (5, 384, 385, 1536, 1537, 20_000):
+        session = suite.session(run, [[1, 2], [3] * length], 8, model=model)
+        found.append(machine.context_of(session))
+    assert found == [192, 192, 768, 768, 3072, 3072]
+    paths = {
+        MachineProfile(suite.session(run, [[3] * n], 8, model=model), AutoConfig()).key
+        for n in (5, 30, 1000)
+    }
+    assert len(paths) == 2
 
 
 def test_a_plan_is_remembered_and_a_damaged_one_made_anew(session):
     said = []
     session.say = said.append
-    plan, path = make_plan(session, ["chain"], 0.03, 3)
-    assert make_plan(session, ["chain"], 0.03, 3)[0] == plan
+    plan, path = make_plan(session, AutoConfig(methods=["chain"]))
+    assert make_plan(session, AutoConfig(methods=["chain"]))[0] == plan
     assert len([line for line in said if "planning" in line]) == 1
     path.write_text("{}")
-    again, _ = make_plan(session, ["chain"], 0.03, 3)
+    again, _ = make_plan(session, AutoConfig(methods=["chain"]))
     assert [offer.settings for offer in again.offers] == [offer.settings for offer in plan.offers]
 
 
 def test_times_of_more_nodes_are_not_less_and_are_measured_once(session):
-    profile = MachineProfile(session)
+    profile = MachineProfile(session, AutoConfig())
     assert profile.target(3) >= profile.target(2) > 0
-    assert MachineProfile(session).target(3) == profile.target(3)
+    assert MachineProfile(session, AutoConfig()).target(3) == profile.target(3)
     assert profile.draft("any", "independent", 1) > 0
     assert profile.draft("any", "feature_head", 2) > 0
     assert profile.overhead >= 0
@@ -218,7 +315,7 @@ def test_what_was_measured_is_remembered_with_the_plan(session, tmp_path):
     from fivefold_speculative.checks import run_to_end
 
     run_to_end(session, drafter, "auto")
-    plan, path = make_plan(session, ["chain"], 0.03, 3)
+    plan, path = make_plan(session, AutoConfig(methods=["chain"]))
     assert plan.best.measured > 0
     assert json.loads(path.read_text())["offers"][plan.chosen]["measured"] == plan.best.measured
 

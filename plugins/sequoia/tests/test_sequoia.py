@@ -207,7 +207,7 @@ def test_counts_are_those_of_the_paths_walked_by_hand():
     counts = AcceptanceCounts(topology, 4, torch.device("cpu"))
     stood, tried = [0] * 4, [0] * 4
     for outcome in run(session, drafter):
-        counts.add(outcome)
+        counts.add(outcome, torch.ones(len(outcome.new_tokens), dtype=torch.bool))
         for path, count in zip(
             outcome.accepted.path.tolist(), outcome.accepted.count.tolist(), strict=True
         ):

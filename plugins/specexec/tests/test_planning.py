@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from fivefold import UserError
@@ -28,6 +28,7 @@ class Machine:
     greedy: bool = True
     overhead: float = 0.0
     max_nodes: int = 64
+    drafts: dict = field(default_factory=lambda: {"shipped": {}})
 
     def target(self, nodes):
         return self.one_target + self.a_node * nodes

@@ -27,7 +27,7 @@ from .logs import HYDRA_LOGGING, JOB_LOGGING
 from .plugins import Plugins
 from .refusals import refusing
 from .rewriting import Rewriter, Rewritten
-from .schema import enum_names, enum_of, settings_of, type_name, types_at
+from .schema import enum_names, enum_of, how_to_give, settings_of, types_at
 
 _PROVIDER = "fivefold"
 _STAMP = "${now:%Y-%m-%d_%H-%M-%S-%f}"
@@ -260,7 +260,7 @@ def validated(kind: type, values: Mapping[str, object], path: str) -> Any:
         try:
             OmegaConf.update(cfg, key, _escaped(value, enum_of(types[0])))
         except OmegaConfBaseException as error:
-            remedy = f"give a {type_name(types[0])}"
+            remedy = how_to_give(setting, types[0])
             raise UserError(
                 "this value does not fit", setting=setting, value=value, remedy=remedy
             ) from error

@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from .errors import UserError, nearest, quoted
 from .override import Override
-from .schema import TaskSchema, is_list_of_text, type_name
+from .schema import TaskSchema, how_to_give, is_list_of_text
 
 _MERGED = re.compile(r"Error merging override (.*)", re.DOTALL)
 _LONGEST_EXAMPLE = 80
@@ -97,7 +97,7 @@ def _refused_value(
     elif isinstance(cause, InterpolationResolutionError):
         remedy = "mend the ${…} that it is made of"
     elif types:
-        problem, remedy = "this value does not fit", f"give a {type_name(types[0])}"
+        problem, remedy = "this value does not fit", how_to_give(key, types[0])
     if override is None:
         return UserError(problem, setting=key, remedy=remedy)
     return UserError(problem, setting=key, value=override.value, remedy=remedy)

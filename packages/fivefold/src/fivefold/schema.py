@@ -238,6 +238,14 @@ def type_name(annotation: Any) -> str:
     return getattr(inner, "__name__", str(inner))
 
 
+def how_to_give(key: str, annotation: Any) -> str:
+    """Return the remedy for a value that does not fit: its type, or the settings below the key."""
+    inner = _bare(annotation)
+    if is_dataclass(inner) and isinstance(inner, type):
+        return "set what is below it: " + ", ".join(s.key for s in settings_of(inner, f"{key}."))
+    return f"give a {type_name(annotation)}"
+
+
 def problem_of_config(config: object, holders: tuple[object, ...] = ()) -> str:
     """Return why a class cannot be a configuration, empty when it can.
 

@@ -10,6 +10,7 @@ settings worth trying; the planner takes the one with the most expected tokens a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +22,14 @@ from .topology import TreeTopology
 @runtime_checkable
 class Profile(Protocol):
     """What passes cost on this machine, in seconds; measured when first asked for."""
+
+    @property
+    def drafts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What may draft: the user's name of each, and the settings by which a method takes it.
+
+        Some of them are of one kind only, and some may not be there: acceptance tells.
+        """
+        ...
 
     @property
     def greedy(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fivefold import UserError
 
@@ -220,6 +221,13 @@ class FeatureHeadConfig(ExpansionConfig):
 class AutoConfig:
     """Settings of `drafting=auto`."""
 
+    draft: str = "shipped"
+    """Draft that methods may use: `shipped` for those this package carries, `quantised`, a hub id,
+    a folder or a draft file, as in the methods themselves."""
+    bits: int = BITS
+    """Bits of a number in `quantised`."""
+    drafts: list[str] = field(default_factory=list)
+    """Several drafts to choose among, each as in `draft`, whose place they take."""
     methods: list[str] = field(default_factory=list)
     """Methods that may be chosen; empty: all that are installed."""
     margin: float = 0.03
@@ -231,7 +239,15 @@ class AutoConfig:
     """Go on plainly where drafting turns out not to pay; else the plan is kept to."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check names and ranges."""
+        names = self.draft_names()
+        if not all(names):
+            raise UserError(
+                "no draft model is named",
+                setting=self.draft_setting,
+                remedy="give a hub id, a folder, a draft file, shipped or quantised",
+            )
+        check_bits(self.bits, names)
         if not 0 <= self.margin < 10:
             raise UserError(
                 "not a share of speed",
@@ -250,6 +266,26 @@ class AutoConfig:
     def proposals(self, greedy: bool) -> frozenset[Proposal]:
         """Return what is surely made; the planned method is checked when it is built."""
         return frozenset({Proposal.EMPTY})
+
+    def draft_names(self) -> list[str]:
+        """Return the user's names of all drafts, each once."""
+        return list(dict.fromkeys(self.drafts or [self.draft]))
+
+    @property
+    def draft_setting(self) -> str:
+        """The setting that names the drafts, for errors."""
+        return "drafting.drafts" if self.drafts else "drafting.draft"
+
+    def source_of(self, draft: str) -> str:
+        """Return what a session's `load_draft` is asked for when the user names a draft so."""
+        return draft_source(draft, self.bits)
+
+    def settings_of(self, draft: str) -> dict[str, Any]:
+        """Return the settings by which a method takes a draft; none where it is the default."""
+        settings: dict[str, Any] = {} if draft == DraftModelConfig.draft else {"draft": draft}
+        if draft == QUANTISED and self.bits != BITS:
+            settings["bits"] = self.bits
+        return settings
 
 
 def draft_source(draft: str, bits: int) -> str:

@@ -16,18 +16,26 @@ import torch
 from fivefold import Run
 from fivefold.testing import compose
 from fivefold_lm import FullAttention, LanguageModel, Sampler, SamplingConfig
-from torch import Tensor
+from fivefold_lm.static import StaticDecoder, cuda_recorder
+from fivefold_lm.testing import run_statically
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from . import checks, rules
 from ._words import VALID_FOR, Proposal, Rule
 from .checks import Check
 from .corrector import Corrector, NoCorrection
+from .decode import decode
+from .draft_model import DraftKind, DraftModel
 from .drafter import Drafter
 from .drafters import choosing
 from .drafters.none import PlainDrafter
 from .enumeration import rule_law_error
+from .planner.drafter import AutoDrafter
+from .planner.offers import Offer
+from .planner.plans import Plan
 from .record import Request
-from .rules import AcceptanceRule, MultiStepRule
+from .rules import AcceptanceRule, MultiStepRule, rule_for
 from .session import Session
 from .state import DecodeState
 from .toy import ToyDrafts, exact_joint_law, plain_greedy, toy_target
@@ -210,6 +218,91 @@ class DrafterSuite(_Suite):
     def test_the_describing_module_is_light(self) -> None:
         """Its package can be listed where torch is missing."""
         self.light(self.compose().settings("drafting").__class__.__module__)
+
+
+class CudaSuite(DrafterSuite):
+    """The exam on a GPU: Triton's kernels, recorded passes, and nothing that stands in.
+
+    Target and drafts run in CUDA graphs; none may fail to be recorded.
+    """
+
+    samples = 5_000
+    decoder: StaticDecoder | None = None
+
+    def target(self, eos: bool = False) -> LanguageModel:
+        """Return the toy target on the GPU."""
+        model = super().target(eos)
+        self.decoder = _recorded(model.module)
+        return model
+
+    def session(
+        self,
+        run: Run,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        *,
+        model: LanguageModel | None = None,
+        first_key: int = 0,
+        sampling: SamplingConfig | None = None,
+    ) -> Session:
+        """Return a session whose drafts are on the GPU too."""
+        model = model or self.target()
+        session = super().session(
+            run, prompts, max_new_tokens, model=model, first_key=first_key, sampling=sampling
+        )
+        load = ToyDrafts(model)
+
+        def load_recorded(name: str, kind: DraftKind) -> DraftModel:
+            draft = load(name, kind)
+            _recorded(draft.module)
+            return draft
+
+        session.load_draft = load_recorded
+        return session
+
+    def teardown_method(self) -> None:
+        """Assert that passes really were recorded."""
+        assert self.decoder is None or self.decoder.graphs
+
+
+def _recorded(module: PreTrainedModel) -> StaticDecoder:
+    """Move a module to the GPU and let it run as a user's does there."""
+    from fivefold_kernels.decoder.gpu import triton_operations  # Triton may be missing
+
+    nn.Module.to(module, "cuda")
+    recorder = cuda_recorder(module)
+    decoder = run_statically(module, recorder, triton_operations(), _fail).decoder
+    assert isinstance(decoder, StaticDecoder)
+    return decoder
+
+
+def _fail(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+class SwitchingSuite(DrafterSuite):
+    """The exam of a method inside `drafting=auto`, where rows stop drafting one by one."""
+
+    def drafter(self, run: Run, session: Session) -> AutoDrafter:
+        """Build the method as the planned one, at 1.8 tokens for the time of 1.7 plain steps."""
+        plain, offer = Offer("none", {}, 1, 1.0, 0.010), Offer("planned", {}, 2, 1.8, 0.017)
+        return AutoDrafter(super().drafter(run, session), Plan((plain, offer), 1), None, True)
+
+    def test_a_row_that_has_stopped_drafting_writes_one_token_a_step(self) -> None:
+        """Whatever tree the method still makes of it for its mates' sake."""
+        run = self.compose("sampling.temperature=1.0")
+        session = self.session(run, PROMPTS, 60)
+        drafter = self.drafter(run, session)
+        rule = rule_for(run.config.rule, drafter, session.sampler)
+        alone = 0
+        steps = decode(session, drafter, rule, self.corrector(run, session))
+        drafting = [True] * len(PROMPTS)
+        for outcome in steps:
+            for row, tokens in enumerate(outcome.new_tokens):
+                assert drafting[row] or len(tokens) <= 1
+            drafting = drafter.drafting
+            alone += 0 < sum(drafting) < len(PROMPTS)
+        assert alone  # some rows had stopped while others had not
 
 
 class CorrectorSuite(_Suite):

@@ -168,6 +168,17 @@ class TokenTree:
         """Set the tokens of some nodes."""
         self.tokens[:, nodes.start : nodes.stop] = tokens
 
+    def uproot(self, rows: Bool[Tensor, " batch"]) -> None:
+        """Leave some rows nothing but their roots: no node and no draw of theirs exists.
+
+        Args:
+            rows: those that lose their trees.
+        """
+        self.valid = self.valid & ((self.depths == 0) | ~rows[:, None])
+        if self.draws is not None:
+            parents = self.draws.parents.masked_fill(rows[:, None], -1)
+            self.draws = Draws(parents, self.draws.nodes)
+
     def child(self, at: Int[Tensor, " batch"], index: int) -> Int[Tensor, " batch"]:
         """Return the `index`-th existing child of one node a row; 0 where there is none."""
         return _nth(self.valid & (self.parents == at[:, None]), index)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from fivefold_speculative import AcceptanceVector, RankedAcceptance, StepOutcome, TreeTopology
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 DOUBT = 64.0
@@ -22,6 +22,13 @@ class AcceptanceCounts:
     """
 
     def __init__(self, topology: TreeTopology, width: int, device: torch.device) -> None:
+        """Count in a tree.
+
+        Args:
+            topology: the tree.
+            width: most children of a node that are counted.
+            device: where steps are counted.
+        """
         self.width = width
         self.stood = torch.zeros(width, dtype=torch.long, device=device)
         self.tried = torch.zeros(width, dtype=torch.long, device=device)
@@ -34,11 +41,16 @@ class AcceptanceCounts:
         counts = torch.tensor([len(some) for some in topology.children], device=device)
         self._tries = counts[:, None] > torch.arange(self.width, device=device)  # [node, place]
 
-    def add(self, outcome: StepOutcome) -> None:
-        """Count a step."""
+    def add(self, outcome: StepOutcome, drafted: Bool[Tensor, " batch"]) -> None:
+        """Count a step.
+
+        Args:
+            outcome: what stood.
+            drafted: rows that had a tree; the others tried nothing.
+        """
         path: Int[Tensor, "batch level"] = outcome.accepted.path
         level = torch.arange(path.shape[1], device=path.device)
-        visited = level < outcome.accepted.count[:, None]
+        visited = (level < outcome.accepted.count[:, None]) & drafted[:, None]
         self.tried += (self._tries[path] & visited[..., None]).sum((0, 1))
         stands = (visited & (level > 0))[:, 1:]
         self.stood.index_add_(0, self._place[path[:, 1:]].flatten(), stands.flatten().long())

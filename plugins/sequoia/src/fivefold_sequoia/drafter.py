@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
-from fivefold import UserError
 from fivefold_lm import Capability
 from fivefold_speculative import (
     AcceptanceSource,
@@ -30,6 +30,8 @@ from fivefold_speculative.drafters.model_tree import (
     draft_sampler,
 )
 from fivefold_speculative.measuring import measured_elsewhere
+from jaxtyping import Bool
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .config import DEFAULT_LEVELS, DEFAULT_NODES, KINDS, SequoiaConfig
@@ -80,13 +82,14 @@ class SequoiaDrafter:
     def propose(self, state: DecodeState) -> TokenTree:
         """Fill the tree."""
         self._look()
-        return self.inner.propose(state)
+        self._tree = self.inner.propose(state)
+        return self._tree
 
     def observe(self, outcome: StepOutcome) -> None:
         """Keep what stood; count it."""
         self.inner.observe(outcome)
         if self.replanner is not None:
-            self.replanner.count(outcome)
+            self.replanner.count(outcome, self._tree.valid.sum(1) > 1)
 
     def _look(self, at_start: bool = False) -> None:
         if self.replanner is None:
@@ -104,7 +107,7 @@ class Replanner:
         topology: the tree.
         levels: most levels of another one.
         config: how often to look, and from what loss on to plan.
-        device: where steps are counted.
+        counts: what was accepted in this tree.
     """
 
     def __init__(
@@ -123,9 +126,9 @@ class Replanner:
         self._planned = vector.expected_tokens(topology)
         self._steps = 0
 
-    def count(self, outcome: StepOutcome) -> None:
+    def count(self, outcome: StepOutcome, drafted: Bool[Tensor, " batch"]) -> None:
         """Count a step, on the device."""
-        self._counts.add(outcome)
+        self._counts.add(outcome, drafted)
         self._steps += 1
 
     def better_tree(self, at_once: bool = False) -> TreeTopology | None:
@@ -241,7 +244,7 @@ def _compare(
 
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
-    """Offer the planner, for each kind of draft and number of nodes, the best number of levels.
+    """Offer the planner, for each draft, kind and number of nodes, the best number of levels.
 
     (n, l) is worth best[n, l] tokens for the draft level by level, a target pass over n nodes and
     what a step costs beside them (paper, section 4). That nothing is worth it is the planner's to
@@ -249,17 +252,16 @@ def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate
     """
     proposal = Proposal.POINT_MASS if profile.greedy else Proposal.WITHOUT_REPLACEMENT
     found = []
-    for kind in KINDS:
-        try:
-            vector = acceptance("shipped", kind, proposal)
-        except UserError:
-            continue  # no draft of this kind for this target
+    for draft, kind in product(profile.drafts, KINDS):
+        vector = acceptance(draft, kind, proposal)
         if vector is not None:
-            found += _candidates(profile, vector, kind)
+            found += _candidates(profile, vector, draft, kind)
     return found
 
 
-def _candidates(profile: Profile, vector: AcceptanceVector, kind: str) -> list[Candidate]:
+def _candidates(
+    profile: Profile, vector: AcceptanceVector, draft: str, kind: str
+) -> list[Candidate]:
     budgets = [nodes for nodes in BUDGETS if nodes <= max(profile.max_nodes, BUDGETS[0])]
     most = min(_MOST_LEVELS, budgets[-1])
     law = Law.plain(vector.probs)
@@ -274,8 +276,8 @@ def _candidates(profile: Profile, vector: AcceptanceVector, kind: str) -> list[C
             if table.most_nodes(nodes, levels) < nodes:
                 continue
             tree = table.tree(nodes, levels)
-            seconds = step_seconds(profile, tree, "shipped", kind)
-            settings = {"kind": kind, "nodes": nodes, "levels": levels}
+            seconds = step_seconds(profile, tree, draft, kind)
+            settings = {**profile.drafts[draft], "kind": kind, "nodes": nodes, "levels": levels}
             offers.append(Candidate(settings, vector.expected_tokens(tree), seconds, nodes))
         found += sorted(offers, key=lambda offer: -offer.rate)[:1]
     return found

@@ -122,10 +122,6 @@ class TreeTable:
     num_children: NDArray[np.int32]
     last_size: NDArray[np.int32]
 
-    def expected(self, nodes: int, levels: int) -> float:
-        """Return best[n, l]: the most expected tokens of n nodes on at most l levels."""
-        return float(self.best[0, levels, nodes])
-
     def most_nodes(self, nodes: int, levels: int) -> int:
         """Return the most nodes, up to a number, that a tree of so many levels can have."""
         return int(np.flatnonzero(np.isfinite(self.best[0, levels, : nodes + 1]))[-1])

@@ -5,34 +5,34 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from itertools import product
 
 from fivefold_speculative import AcceptanceSource, Candidate, Profile, Proposal
 
 from .config import SpecExecConfig
 
 _KINDS = ("independent", "feature_head")
-_DRAFT = "shipped"
 
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
-    """Offer budgets of 2, 4, 8, … nodes for each kind of draft that there is.
+    """Offer budgets of 2, 4, 8, … nodes for each draft and kind that there is.
 
     Args:
         profile: what passes cost.
         acceptance: how often the k-th best child of a draft is the target's token.
     """
     found = []
-    for kind in _KINDS:
-        vector = acceptance(_DRAFT, kind, Proposal.POINT_MASS)
+    for draft, kind in product(profile.drafts, _KINDS):
+        vector = acceptance(draft, kind, Proposal.POINT_MASS)
         if vector is None:
             continue
         budget = 2
         while budget <= profile.max_nodes:
-            config = SpecExecConfig(draft=_DRAFT, kind=kind, budget=budget)
+            config = SpecExecConfig(kind=kind, budget=budget)
             tokens, widths = expected(vector.probs, config)
-            drafting = sum(profile.draft(_DRAFT, kind, width) for width in widths)
+            drafting = sum(profile.draft(draft, kind, width) for width in widths)
             seconds = drafting + profile.target(budget) + profile.overhead
-            settings = {"draft": _DRAFT, "kind": kind, "budget": budget}
+            settings = {**profile.drafts[draft], "kind": kind, "budget": budget}
             found.append(Candidate(settings, tokens, seconds, budget))
             budget *= 2
     return found

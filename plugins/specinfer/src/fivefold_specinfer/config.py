@@ -37,10 +37,10 @@ class SpecInferConfig(DraftModelConfig):
     greedy decoding, and else draws them, each independently."""
     widths: list[int] = field(default_factory=lambda: [1, 1, 3, 1, 1, 1, 1, 1])
     """Children of every node of a draft's tree, level by level."""
-    max_verify_tokens: int = 0
+    max_verify_tokens: int | None = None
     """Most nodes that a pass of the target verifies in all requests of a batch together, roots
-    included, from 2; 0: no such limit. Each request gets the nodes that are likeliest to be
-    reached."""
+    included, so more than there are requests; null: no such limit. Each request gets the nodes
+    that are likeliest to be reached."""
 
     def __post_init__(self) -> None:
         """Check words and ranges."""
@@ -52,14 +52,7 @@ class SpecInferConfig(DraftModelConfig):
                 value=self.proposal,
                 remedy="choose topk or sampled, or drafting=expansion, which draws without",
             )
-        if self.max_verify_tokens < 0 or self.max_verify_tokens == 1:
-            one = "a root alone takes one node, and nothing drafted would be verified"
-            raise UserError(
-                one if self.max_verify_tokens == 1 else "a negative number of nodes",
-                setting="drafting.max_verify_tokens",
-                value=self.max_verify_tokens,
-                remedy="give 0 for no limit, or the nodes of one pass, 2 or more",
-            )
+        self.check_budget(1)
         if not self.widths:
             raise UserError(
                 "a tree with nothing but a root drafts nothing",
@@ -67,6 +60,24 @@ class SpecInferConfig(DraftModelConfig):
                 remedy="give it a level, or choose drafting=none",
             )
         self.shape()
+
+    def check_budget(self, batch: int) -> None:
+        """Refuse a budget that the roots of a batch use up.
+
+        Args:
+            batch: its requests.
+
+        Raises:
+            UserError: names `drafting.max_verify_tokens`.
+        """
+        if self.max_verify_tokens is not None and self.max_verify_tokens <= batch:
+            roots = "the root of a tree takes" if batch == 1 else f"the roots of {batch} trees take"
+            raise UserError(
+                f"{roots} as many nodes, and nothing drafted would be verified",
+                setting="drafting.max_verify_tokens",
+                value=self.max_verify_tokens,
+                remedy=f"give {batch + 1} or more, or null for no limit",
+            )
 
     def shape(self) -> TreeTopology:
         """Return the tree that each draft fills."""

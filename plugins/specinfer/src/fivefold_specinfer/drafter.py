@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import torch
 from fivefold import UserError
@@ -116,12 +117,12 @@ class SpecInferDrafter:
 
     Args:
         members: the drafts, all with one topology.
-        max_verify_tokens: most nodes of a pass in all rows together; 0: no limit.
+        max_verify_tokens: most nodes of a pass in all rows together; `None`: no limit.
     """
 
     needs_hidden = False
 
-    def __init__(self, members: Sequence[Member], max_verify_tokens: int = 0) -> None:
+    def __init__(self, members: Sequence[Member], max_verify_tokens: int | None = None) -> None:
         self.members = members
         self.topology = members[0].topology
         self.proposal = members[0].proposal
@@ -142,7 +143,7 @@ class SpecInferDrafter:
         self._acceptances = [
             RowAcceptance(self.topology, session.batch, device)
             for _ in self.members
-            if self.budget and self.proposal is Proposal.SAMPLED
+            if self.budget is not None and self.proposal is Proposal.SAMPLED
         ]
         for member in self.members:
             member.start(session)
@@ -152,7 +153,7 @@ class SpecInferDrafter:
         levels, kept = self._wanted(state)
         drafted = [member.expand(state, levels) for member in self.members]
         vocab_size = state.sampler.vocab_size
-        if self.budget and self.proposal is Proposal.POINT_MASS:
+        if self.budget is not None and self.proposal is Proposal.POINT_MASS:
             kept = self._likeliest(merge(drafted, kept, levels, vocab_size), state)
         trie = merge(drafted, kept, levels, vocab_size, self.budget)
         self._kept = kept
@@ -207,6 +208,7 @@ class SpecInferDrafter:
 
     def _nodes_left(self, state: DecodeState) -> Tensor:
         """Return the nodes that the budget has left once every active request has its root."""
+        assert self.budget is not None
         return self.budget - state.active.sum()
 
     # The merged tree.
@@ -249,7 +251,8 @@ def build(config: SpecInferConfig, session: Session) -> SpecInferDrafter:
     session.model.require(Capability.TREE_ATTENTION)  # chains of several drafts are a tree
     entries = config.entries()
     nodes = 1 + len(entries) * (topology.num_nodes - 1)
-    if config.max_verify_tokens:
+    if config.max_verify_tokens is not None:
+        config.check_budget(session.batch)
         nodes = min(nodes, config.max_verify_tokens)
     session.require_room(nodes, config.shape_setting)
     session.reserve(nodes)
@@ -260,30 +263,29 @@ def build(config: SpecInferConfig, session: Session) -> SpecInferDrafter:
         check_widths(topology, draft, config.shape_setting)
         own = replace(config, temperature=entry.temperature)
         sampler = draft_sampler(own, session, draft)
-        is_scored = config.max_verify_tokens > 0
+        is_scored = config.max_verify_tokens is not None
         members.append(Member(draft, topology, proposal, sampler, place, is_scored))
     return SpecInferDrafter(members, config.max_verify_tokens)
 
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
-    """Offer the trees of `_WIDTHS`, filled by the shipped draft, to `drafting=auto`.
+    """Offer the trees of `_WIDTHS`, filled by one draft, to `drafting=auto`.
+
+    What several drafts yield together no vector of one of them tells, so no merge is offered.
 
     Args:
-        profile: what passes cost.
-        acceptance: how often the draft is right.
+        profile: what passes cost, and what may draft.
+        acceptance: how often a draft is right.
     """
-    kind, draft = DraftKind.INDEPENDENT, "shipped"
+    kind = DraftKind.INDEPENDENT
     proposal = Proposal.POINT_MASS if profile.greedy else Proposal.SAMPLED
-    vector = acceptance(draft, kind, proposal)
-    if vector is None:
-        return []
     offered = []
-    for widths in _WIDTHS:
-        topology = TreeTopology.expansion(widths)
-        if topology.num_nodes <= profile.max_nodes:
+    for draft, widths in product(profile.drafts, _WIDTHS):
+        topology, vector = TreeTopology.expansion(widths), acceptance(draft, kind, proposal)
+        if vector is not None and topology.num_nodes <= profile.max_nodes:
             offered.append(
                 Candidate(
-                    settings={"widths": list(widths)},
+                    settings={**profile.drafts[draft], "widths": list(widths)},
                     expected_tokens=vector.expected_tokens(topology),
                     seconds=step_seconds(profile, topology, draft, kind),
                     nodes=topology.num_nodes,

@@ -46,7 +46,7 @@ def merge(
     kept: Sequence[Bool[Tensor, "batch own"]],
     levels: int,
     vocab_size: int,
-    most: int = 0,
+    most: int | None = None,
 ) -> Trie:
     """Merge the trees of several drafts, level by level; nothing loops over rows or nodes.
 
@@ -55,7 +55,7 @@ def merge(
         kept: own nodes that take part, with each its parent.
         levels: levels below the root to merge.
         vocab_size: tokens; any bound above them.
-        most: nodes that no row has more of; 0: as many as were drafted.
+        most: nodes that no row has more of; `None`: as many as were drafted.
     """
     roots = drafted[0].tokens[:, :1]
     batch, device = len(roots), roots.device
@@ -88,7 +88,7 @@ def merge(
         sizes = [span.stop - span.start for span in level]
         for home, span, part in zip(homes, level, torch.split(node, sizes, 1), strict=True):
             home[:, span] = part
-    width = _width(count, min(bound, most) if most else bound)
+    width = _width(count, bound if most is None else min(bound, most))
     valid = torch.arange(width, device=device) < count
     widths = [sum(span.stop - span.start for span in level) for level in spans]
     tree = TokenTree(

@@ -109,7 +109,8 @@ def load_streamed(
         raise
     library = None if kernels is None else kernels.library
     held = [*streamer.resident.values(), *streamer.buffers]
-    about = About(config.offload, placed.reads, placed.fixed + sum(part.nbytes for part in held))
+    nbytes = placed.fixed + sum(part.nbytes for part in held)
+    about = About(config.offload, placed.reads, nbytes, _rate(config))
     offload = Offload(
         module,
         reader.layers,

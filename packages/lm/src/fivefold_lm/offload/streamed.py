@@ -149,6 +149,8 @@ class About:
     """How the bytes come: `direct`, `dropped` or `cached` from disk, `pinned` or `pageable`."""
     weight_bytes: int
     """What the weights take on the device: resident parts, layers that stay, and buffers."""
+    rate: float = 0.0
+    """Bytes a second that reads are slowed to; 0: they are not."""
 
 
 class Offload:

@@ -15,15 +15,17 @@ _LENGTHS = (1, 2, 3, 4, 5, 6, 8)
 
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
-    """Offer chains of some lengths of the shipped draft (arXiv 2211.17192, section 3.3)."""
+    """Offer chains of some lengths of each draft (arXiv 2211.17192, section 3.3)."""
     kind = DraftKind.INDEPENDENT
-    vector = acceptance("shipped", kind, chain_proposal(profile))
-    if vector is None:
-        return []
-    return [
-        Candidate({"length": length}, tokens, seconds, length + 1)
-        for length, tokens, seconds in chains(profile, vector, kind)
-    ]
+    found = []
+    for draft, named in profile.drafts.items():
+        vector = acceptance(draft, kind, chain_proposal(profile))
+        if vector is not None:
+            found += [
+                Candidate({**named, "length": length}, tokens, seconds, length + 1)
+                for length, tokens, seconds in chains(profile, vector, draft, kind)
+            ]
+    return found
 
 
 def chain_proposal(profile: Profile) -> Proposal:
@@ -32,13 +34,13 @@ def chain_proposal(profile: Profile) -> Proposal:
 
 
 def chains(
-    profile: Profile, vector: AcceptanceVector, kind: DraftKind
+    profile: Profile, vector: AcceptanceVector, draft: str, kind: DraftKind
 ) -> list[tuple[int, float, float]]:
     """Return length, expected tokens and seconds of a step of some chains."""
     found = []
     for length in _LENGTHS:
         chain = TreeTopology.chain(length)
         if chain.num_nodes <= profile.max_nodes:
-            seconds = step_seconds(profile, chain, "shipped", kind)
+            seconds = step_seconds(profile, chain, draft, kind)
             found.append((length, vector.expected_tokens(chain), seconds))
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from fivefold_lm import Capability, Sampler
 from torch import Tensor
@@ -100,24 +102,30 @@ class FeatureHeadDrafter(ModelTreeDrafter):
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:
     """Offer chains of some lengths, and the shipped trees where children are the best words."""
+    found = []
+    for draft, named in profile.drafts.items():
+        found += _candidates(profile, acceptance, draft, dict(named))
+    return found
+
+
+def _candidates(
+    profile: Profile, acceptance: AcceptanceSource, draft: str, named: dict[str, Any]
+) -> list[Candidate]:
     kind = DraftKind.FEATURE_HEAD
-    vector = acceptance("shipped", kind, chain_proposal(profile))
+    vector = acceptance(draft, kind, chain_proposal(profile))
     if vector is None:
         return []
     found = [
-        Candidate({"widths": [1] * length}, tokens, seconds, length + 1)
-        for length, tokens, seconds in chains(profile, vector, kind)
+        Candidate({**named, "widths": [1] * length}, tokens, seconds, length + 1)
+        for length, tokens, seconds in chains(profile, vector, draft, kind)
     ]
     proposal = Proposal.POINT_MASS if profile.greedy else Proposal.WITHOUT_REPLACEMENT
-    wide = acceptance("shipped", kind, proposal)
+    wide = acceptance(draft, kind, proposal)
     for name in SHIPPED_TREES:
         tree = TreeTopology.find(name)
         if wide is not None and tree.num_nodes <= profile.max_nodes:
-            tokens, seconds = (
-                wide.expected_tokens(tree),
-                step_seconds(profile, tree, "shipped", kind),
-            )
-            found.append(Candidate({"topology": name}, tokens, seconds, tree.num_nodes))
+            tokens, seconds = wide.expected_tokens(tree), step_seconds(profile, tree, draft, kind)
+            found.append(Candidate({**named, "topology": name}, tokens, seconds, tree.num_nodes))
     return found
 
 

@@ -59,6 +59,11 @@ class AutoDrafter:
         return self.inner.proposal
 
     @property
+    def drafting(self) -> list[bool]:
+        """Which rows still draft."""
+        return [row.drafts for row in self._rows]
+
+    @property
     def needs_hidden(self) -> bool:
         """Whether the planned method reads the target's hidden states."""
         return self.inner.needs_hidden
@@ -76,17 +81,17 @@ class AutoDrafter:
     def propose(self, state: DecodeState) -> TokenTree:
         """Return the planned method's trees, or a root alone where no row drafts."""
         self._since = self._since or time.perf_counter()
-        if not any(row.drafts for row in self._rows):
+        if not any(self.drafting):
             return TokenTree.rooted(state.last_token, TreeTopology.root())
         tree = self.inner.propose(state)
         if self._drafting is not None:
-            tree.valid = tree.valid & (self._drafting[:, None] | (tree.depths == 0))
+            tree.uproot(~self._drafting)
         return tree
 
     def observe(self, outcome: StepOutcome) -> None:
         """Tell the method what stood, and see of each row whether drafting still pays."""
         self._tokens += sum(map(len, outcome.new_tokens))
-        if any(row.drafts for row in self._rows):
+        if any(self.drafting):
             self.inner.observe(outcome)
             self._weigh(outcome)
         if not outcome.alive:
@@ -94,7 +99,7 @@ class AutoDrafter:
 
     def _weigh(self, outcome: StepOutcome) -> None:
         """Count a step; a row whose steps are not worth their time goes on plainly."""
-        before = [row.drafts for row in self._rows]
+        before = self.drafting
         plain = self.plan.plain
         least = plain.tokens_a_step / plain.seconds_a_step * self.plan.best.seconds_a_step
         for row, tokens in zip(self._rows, outcome.new_tokens, strict=True):
@@ -103,7 +108,7 @@ class AutoDrafter:
                 row.drafts = False
         for row, finished in zip(self._rows, outcome.finished, strict=True):
             row.drafts = row.drafts and not finished
-        after = [row.drafts for row in self._rows]
+        after = self.drafting
         if after != before:
             self._drafting = torch.tensor(after, device=outcome.count.device)
 
@@ -144,9 +149,10 @@ def build(config: AutoConfig, session: Session) -> AutoDrafter:
     """Build `drafting=auto`: plan, or find the plan, and build what was chosen.
 
     Raises:
-        UserError: `drafting.methods` names none that is installed.
+        UserError: `drafting.methods` names none that is installed, or a draft that is named cannot
+            be loaded.
     """
-    plan, path = make_plan(session, config.methods, config.margin, config.trials)
+    plan, path = make_plan(session, config)
     best = plan.best
     if best.method == PLAIN:
         return AutoDrafter(PlainDrafter(), plan, path, config.adapts)

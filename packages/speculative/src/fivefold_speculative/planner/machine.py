@@ -8,17 +8,20 @@ import platform
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from fivefold import UserError
 from fivefold.version import __version__
-from fivefold_lm import KVCache, TreeForward
+from fivefold_lm import KVCache, Offload, TreeForward, offload_of
 from fivefold_lm.kernels import speedup_of
+from torch import nn
 
 from .._words import Proposal, Rule
+from ..config import AutoConfig
 from ..corrector import NoCorrection
 from ..decode import decode
 from ..draft_model import DraftKind, DraftModel
@@ -34,10 +37,15 @@ from ..topology import TreeTopology
 from .notes import note_path, write_note
 
 TARGET_NODES = (1, 2, 4, 8, 16, 32, 64, 128)
+STREAMED_NODES = (*TARGET_NODES, 256, 512, 1024, 2048)
+"""Of a target whose layers come anew with every pass: there, large trees are worth it."""
 DRAFT_NODES = (1, 2, 4, 8, 16, 32, 64)
-CONTEXT = 192
-"""Tokens before the nodes of a measured pass: a short prompt and half an answer."""
+CONTEXTS = (192, 768, 3072)
+"""Tokens before the nodes of a measured pass; the first: a short prompt and half an answer."""
 _TRIES = 7
+_FEWEST = 3
+_LONG = 3.0
+"""Seconds after which no more than the fewest tries of a pass are made."""
 _STEPS = 16  # that are decoded to see what a step costs beside its passes
 _FOLDER = "profiles"
 _WIDTHS = (2, 1)  # of the tree of those steps
@@ -48,10 +56,14 @@ class MachineProfile:
 
     Args:
         session: its model, batch, sampler, attention and drafts are the ones measured.
+        config: names the drafts.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, config: AutoConfig) -> None:
         self._session = session
+        self._config = config
+        self._offload = _streams(session.model.module)
+        self._nodes = TARGET_NODES if self._offload is None else STREAMED_NODES
         self._path = _path(session)
         self._known: dict[str, float] = _read(self._path)
 
@@ -61,6 +73,17 @@ class MachineProfile:
         return self._path.stem if self._path is not None else ""
 
     @property
+    def drafts(self) -> dict[str, dict[str, Any]]:
+        """What may draft, and the settings by which a method takes it."""
+        return {name: self._config.settings_of(name) for name in self._config.draft_names()}
+
+    @property
+    def link(self) -> float | None:
+        """Bytes a second at which the target's layers come; `None`: they all stay."""
+        offload = self._offload
+        return None if offload is None else self._once("link", lambda: self._link(offload))
+
+    @property
     def greedy(self) -> bool:
         """Whether the sampler takes the argmax."""
         return self._session.sampler.greedy
@@ -68,7 +91,7 @@ class MachineProfile:
     @property
     def max_nodes(self) -> int:
         """The most nodes that were measured, or that the context has room for."""
-        return min(TARGET_NODES[-1], self._session.model.context_len // 2)
+        return min(self._nodes[-1], self._session.model.context_len // 2)
 
     @property
     def plain(self) -> float:
@@ -82,7 +105,7 @@ class MachineProfile:
 
     def target(self, nodes: int) -> float:
         """Return the seconds of a target pass over so many nodes a row."""
-        return self._between(nodes, TARGET_NODES, "target", self._target)
+        return self._between(nodes, self._nodes, "target", self._target)
 
     def draft(self, draft: str, kind: str, nodes: int) -> float:
         """Return the seconds of a pass of a draft over so many nodes a row.
@@ -90,7 +113,7 @@ class MachineProfile:
         Raises:
             UserError: there is no such draft.
         """
-        loaded = self._session.load_draft(draft, DraftKind(kind))
+        loaded = self._session.load_draft(self._config.source_of(draft), DraftKind(kind))
         name = f"draft {draft_fingerprint(loaded)}"
         return self._between(nodes, DRAFT_NODES, name, lambda n: self._draft(loaded, n))
 
@@ -116,13 +139,13 @@ class MachineProfile:
 
     def _target(self, nodes: int) -> float:
         model, attention = self._session.model, self._session.attention
-        context = min(CONTEXT, model.context_len // 4)
+        context = context_of(self._session)
         cache = attention.make_cache(model, self._session.batch, context + nodes)
         forward = TreeForward(model.module, attention)
         return self._pass(forward, cache, context, nodes, lambda tokens, _: {"tokens": tokens})
 
     def _draft(self, draft: DraftModel, nodes: int) -> float:
-        context = min(CONTEXT, draft.context_len // 4)
+        context = min(context_of(self._session), draft.context_len // 4)
         cache = KVCache.for_module(draft.module, self._session.batch, context + nodes)
         hidden_size = int(self._session.model.module.config.get_text_config().hidden_size)
 
@@ -151,11 +174,11 @@ class MachineProfile:
         depths = torch.arange(nodes, device=device).expand(batch, -1)
         seen = torch.ones(nodes, nodes, dtype=torch.bool, device=device).tril()
         seen = seen.expand(batch, -1, -1)
-        seconds = []
+        seconds: list[float] = []
         with torch.inference_mode(), self._session.own_threads():
             given = inputs(text[:, :context], forward.dtype)
             forward.prefill(cache, given["tokens"], lengths, given.get("inputs_embeds"))
-            for _ in range(_TRIES + 1):
+            while len(seconds) <= _TRIES and (len(seconds) < _FEWEST or sum(seconds) < _LONG):
                 _wait(device)
                 begin = time.perf_counter()
                 given = inputs(text[:, context:], forward.dtype)
@@ -176,10 +199,16 @@ class MachineProfile:
                 cache.rewind(lengths)
         return median(seconds[1:])
 
+    def _link(self, offload: Offload) -> float:
+        before = offload.done()
+        self._target(1)
+        after = offload.done()
+        return (after.nbytes - before.nbytes) / (after.t_stream - before.t_stream)
+
     def _overhead(self) -> float:
-        for kind in (DraftKind.INDEPENDENT, DraftKind.FEATURE_HEAD):
+        for name, kind in product(self._config.draft_names(), DraftKind):
             try:
-                draft = self._session.load_draft("shipped", kind)
+                draft = self._session.load_draft(self._config.source_of(name), kind)
             except UserError:
                 continue
             tree = TreeTopology.expansion(_WIDTHS)
@@ -187,7 +216,7 @@ class MachineProfile:
             sampler = draft_law_sampler(self._session.sampler, draft)
             make = ModelTreeDrafter if draft.embed is None else FeatureHeadDrafter
             drafter = make(draft, tree, proposal, sampler)
-            passes = sum(self.draft("shipped", kind, n) for n in (drafter.num_late, 2))
+            passes = sum(self.draft(name, kind, n) for n in (drafter.num_late, 2))
             return self._beside(drafter, passes)
         return self.plain - self.target(1)
 
@@ -212,6 +241,13 @@ class MachineProfile:
         return max(median(beside[1:] or beside) - drafting, 0.0)
 
 
+def context_of(session: Session) -> int:
+    """Return the tokens behind which passes are measured: a bucket of the prompts' length."""
+    longest = max(map(len, session.tokens))
+    bucket = next((some for some in CONTEXTS if longest <= 2 * some), CONTEXTS[-1])
+    return min(bucket, session.model.context_len // 4)
+
+
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
@@ -230,10 +266,27 @@ def _path(session: Session) -> Path | None:
         torch.get_num_threads(),
         session.batch,
         sampler.greedy,
+        context_of(session),
+        _streaming(model.module),
         torch.__version__,
         __version__,
     ]
     return note_path(_FOLDER, named)
+
+
+def _streams(module: nn.Module) -> Offload | None:
+    """Return what streams a model's layers, `None` where each of them stays."""
+    offload = offload_of(module)
+    return offload if offload is not None and offload.bytes_per_pass else None
+
+
+def _streaming(module: nn.Module) -> list[str | int | float]:
+    """Return what the time of a pass with streamed layers depends on."""
+    offload = _streams(module)
+    if offload is None:
+        return []
+    about = offload.about
+    return [about.where, about.reads, about.rate, offload.bytes_per_pass]
 
 
 def device_name(device: torch.device) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from .._words import Proposal
 from ..acceptance import FALLBACK, AcceptanceVector
 from ..candidates import Candidate
-from ..draft_model import DraftKind
-from ..measuring import remembered_acceptance
+from ..config import QUANTISED, AutoConfig
+from ..draft_model import SHIPPED, DraftKind, DraftModel
+from ..measuring import draft_fingerprint, remembered_acceptance
 from ..session import Session
 from ..task_configs import TASKS, check_methods
 from .machine import MachineProfile
@@ -36,11 +37,13 @@ class Plan:
         offers: of all methods.
         chosen: place of the best one that is worth it; 0: plain decoding.
         tried: by place, tokens a second over plain decoding in a trial; empty: none was made.
+        link: bytes a second at which the target's layers come; `None`: they all stay.
     """
 
     offers: tuple[Offer, ...]
     chosen: int
     tried: dict[int, float] = field(default_factory=dict)
+    link: float | None = None
 
     @property
     def best(self) -> Offer:
@@ -63,49 +66,72 @@ class Plan:
         return replace(self, offers=tuple(offers))
 
 
-def make_plan(
-    session: Session, names: Sequence[str], margin: float, trials: int
-) -> tuple[Plan, Path | None]:
+def make_plan(session: Session, config: AutoConfig) -> tuple[Plan, Path | None]:
     """Plan for a session, or find the plan made for such a session before.
 
     Args:
         session: its model, batch, sampler and drafts count.
-        names: methods that may be chosen; none: all that are installed.
-        margin: by which share a method must be faster than plain decoding.
-        trials: rounds in which the best offers are tried; 0: predictions alone decide.
+        config: which drafts and methods may be chosen, and how.
 
     Returns:
         The plan, and the file that remembers it; `None` where no cache folder can be written.
 
     Raises:
-        UserError: a name is none of an installed method.
+        UserError: a name is none of an installed method, or a draft that is named cannot be loaded.
     """
-    methods = _methods(names)
-    profile = MachineProfile(session)
-    path = _path(profile, methods, session, (margin, trials))
+    methods = _methods(config.methods)
+    drafts = _named_drafts(session, config)
+    profile = MachineProfile(session, config)
+    path = _path(profile, methods, drafts, session, config)
     plan = _read(path)
     if plan is None:
         session.say("planning: measuring passes and drafts on this machine (once)")
-        plan = _planned(session, profile, methods, margin, trials)
+        plan = _planned(session, profile, methods, config)
         write(path, plan)
     return plan, path
 
 
+def _named_drafts(session: Session, config: AutoConfig) -> dict[str, str]:
+    """Load the drafts that the user named; return what each is, by name.
+
+    A shipped draft may be missing: it is the default of every target.
+    """
+    found = {}
+    for name in config.draft_names():
+        if name != SHIPPED:
+            try:
+                found[name] = draft_fingerprint(_any_kind(session, config.source_of(name)))
+            except UserError as error:
+                raise error.located(config.draft_setting, name) from error
+    return found
+
+
+def _any_kind(session: Session, source: str) -> DraftModel:
+    try:
+        return session.load_draft(source, DraftKind.INDEPENDENT)
+    except UserError as error:
+        try:
+            return session.load_draft(source, DraftKind.FEATURE_HEAD)
+        except UserError:
+            raise error from None
+
+
 def _planned(
-    session: Session,
-    profile: MachineProfile,
-    methods: Sequence[Method],
-    margin: float,
-    trials: int,
+    session: Session, profile: MachineProfile, methods: Sequence[Method], config: AutoConfig
 ) -> Plan:
     offers = [Offer(PLAIN, {}, 1, 1.0, profile.plain)]
-    acceptance = _Acceptance(session)
+    acceptance = _Acceptance(session, config)
     for method in methods:
         offers += [
             Offer(method.name, one.settings, one.nodes, one.expected_tokens, one.seconds)
             for one in _candidates(method, profile, acceptance, session.say)
         ]
-    seen = try_offers(session, offers, trials) if trials else {}
+    if len(offers) == 1:
+        session.say(
+            f"planning: nothing can draft for {session.model.name} here; name a draft by "
+            f"{config.draft_setting}: a smaller model, a draft file, or {QUANTISED}"
+        )
+    seen = try_offers(session, offers, config.trials) if config.trials else {}
     for place, trial in seen.items():
         offers[place] = replace(
             offers[place],
@@ -117,7 +143,8 @@ def _planned(
     promised = {place: one.promise / offers[0].promise for place, one in enumerate(offers)}
     ratios = tried or promised
     place = winner(seen) if seen else max(ratios, key=ratios.__getitem__)
-    return Plan(tuple(offers), place if ratios[place] >= 1 + margin else 0, tried)
+    chosen = place if ratios[place] >= 1 + config.margin else 0
+    return Plan(tuple(offers), chosen, tried, profile.link)
 
 
 def _candidates(
@@ -144,8 +171,9 @@ def _candidates(
 class _Acceptance:
     """Acceptance vectors of a session's drafts (see `candidates.AcceptanceSource`)."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, config: AutoConfig) -> None:
         self._session = session
+        self._config = config
 
     def __call__(self, draft: str, kind: str, proposal: Proposal) -> AcceptanceVector | None:
         """Return what was measured of a draft before, or measure it."""
@@ -153,7 +181,7 @@ class _Acceptance:
         if type(session.model.tokenizer) is PreTrainedTokenizerBase:
             return AcceptanceVector(FALLBACK)  # no prompt can be read: inside `model.generate`
         try:
-            loaded = session.load_draft(draft, DraftKind(kind))
+            loaded = session.load_draft(self._config.source_of(draft), DraftKind(kind))
         except UserError:
             return None
         return remembered_acceptance(
@@ -183,14 +211,17 @@ def _methods(names: Sequence[str]) -> list[Method]:
 def _path(
     profile: MachineProfile,
     methods: Sequence[Method],
+    drafts: Mapping[str, str],
     session: Session,
-    choice: tuple[float, int],
+    config: AutoConfig,
 ) -> Path | None:
     """Name a plan by everything it depends on; a penalty or a seed is nothing of it."""
-    config = session.sampler.config
-    cuts = [config.temperature, config.top_k, config.top_p, config.min_p]
+    law = session.sampler.config
+    cuts = [law.temperature, law.top_k, law.top_p, law.min_p]
     builds = sorted(method.build for method in methods)
-    return note_path(_FOLDER, [profile.key, builds, cuts, choice, STEADY])
+    named = [config.draft_names(), sorted(drafts.items()), config.bits]
+    choice = [config.margin, config.trials, STEADY]
+    return note_path(_FOLDER, [profile.key, builds, named, cuts, choice])
 
 
 def _read(path: Path | None) -> Plan | None:
@@ -200,7 +231,7 @@ def _read(path: Path | None) -> Plan | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         offers = tuple(Offer(**offer) for offer in record["offers"])
         tried = {int(place): float(ratio) for place, ratio in record["tried"].items()}
-        plan = Plan(offers, record["chosen"], tried)
+        plan = Plan(offers, record["chosen"], tried, record["link"])
         return plan if {plan.chosen, *tried} <= set(range(len(offers))) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # none yet, or damaged: made anew
@@ -210,6 +241,7 @@ def write(path: Path | None, plan: Plan) -> None:
     """Remember a plan, whole or not at all; a cache that cannot be written is no error."""
     record = {
         "chosen": plan.chosen,
+        "link": plan.link,
         "tried": {str(place): ratio for place, ratio in plan.tried.items()},
         "offers": [asdict(offer) for offer in plan.offers],
     }

@@ -34,9 +34,7 @@ def run(config: PlanConfig, run: Run) -> int:
         for key, prompt in enumerate(spread(chat_prompts("open"), config.batch))
     ]
     with memory_errors():
-        plan, path = make_plan(
-            engine.session(requests), settings.methods, settings.margin, settings.trials
-        )
+        plan, path = make_plan(engine.session(requests), settings)
         if config.measure:
             plan = measured(plan, engine, requests, run)
             write(path, plan)
@@ -49,6 +47,9 @@ def run(config: PlanConfig, run: Run) -> int:
     run.figure("predicted_ratio_to_plain", plan.ratio(plan.best))
     if plan.tried:
         run.figure("tried_ratio_to_plain", plan.tried[plan.chosen])
+    if plan.link is not None:
+        run.figure("link_bytes_per_second", plan.link)
+        run.print(f"layers come at {plan.link / 1e9:.2f} GB/s")
     run.print(f"drafting=auto takes {plan.best.label}")
     return 0
 

@@ -25,6 +25,7 @@ from ..prompt_sets import chat_prompts
 from ..record import Request
 from ..rules import rule_for
 from ..session import Session
+from .machine import CONTEXTS, context_of
 from .offers import PLAIN, Offer
 
 _MOST = 6
@@ -151,14 +152,9 @@ def _promising(offers: Sequence[Offer]) -> list[int]:
 def _decoded(own: Session, offer: Offer, one: int, rounds: int, tokens: int) -> tuple[float, float]:
     """Return the tokens of a row's step and the seconds of a step; prompts are not counted."""
     model = replace(own.model, eos_ids=())  # no text ends early
-    prompts, limit = chat_prompts("open"), model.context_len // 4
-    places = [
-        (one + rounds * row) * len(prompts) // (rounds * own.batch) for row in range(own.batch)
-    ]
-    requests = [
-        Request(model.encode(prompts[place].content)[:limit], min(4 * tokens, limit), key=row)
-        for row, place in enumerate(places)
-    ]
+    shares = [(one + rounds * row) / (rounds * own.batch) for row in range(own.batch)]
+    limit = min(4 * tokens, model.context_len // 4)
+    requests = [Request(_prompt(own, share), limit, key=row) for row, share in enumerate(shares)]
     session = Session(
         model, requests, own.sampler, own.attention, text=False, load_draft=own.load_draft
     )
@@ -176,6 +172,22 @@ def _decoded(own: Session, offer: Offer, one: int, rounds: int, tokens: int) -> 
         if written >= tokens * own.batch:
             break
     return written / own.batch / max(count, 1), (time.perf_counter() - begin) / max(count, 1)
+
+
+def _prompt(own: Session, share: float) -> list[int]:
+    """Return a built-in prompt, behind others where the session's own are long.
+
+    Args:
+        own: the session that is planned for.
+        share: of the prompts that stand before it.
+    """
+    prompts, length = chat_prompts("open"), context_of(own)
+    place = int(share * len(prompts))
+    tokens = own.model.encode(prompts[place].content)
+    while length > CONTEXTS[0] and len(tokens) < length:
+        place -= 1
+        tokens = own.model.encode(prompts[place % len(prompts)].content) + tokens
+    return tokens[-(own.model.context_len // 4) :]
 
 
 def _summed(found: Steps, plain: Steps) -> Trial:
