@@ -4,6 +4,7 @@ import pytest
 import torch
 from fivefold import UserError
 from fivefold_lm.testing import tiny_model
+from fivefold_speculative.draft_model import DraftLoader
 from fivefold_speculative.hf import FivefoldOutput, _sampler, fivefold_generate
 from transformers import (
     GenerationConfig,
@@ -29,6 +30,7 @@ DRAFTS = {
     "look-up": {"draft": "prompt_lookup"},
     "look-up with settings": {"draft": {"prompt_lookup": {"num_tokens": 2}}},
     "a model": {"draft": NOISY.module},
+    "a planner": {"draft": NOISY.module, "drafting": "auto"},
     "a tree": {"draft": NOISY.module, "drafting": {"expansion": {"widths": [2, 2]}}},
 }
 
@@ -178,6 +180,19 @@ def test_a_draft_may_be_a_folder(folders):
     )
     assert ours.sequences.tolist() == stock.sequences.tolist()
     assert ours.acceptance[0]["num_draft_tokens"] > 0
+
+
+def test_a_planner_loads_a_draft_once(folders, monkeypatch):
+    loaded = []
+    load = DraftLoader.load_model
+    monkeypatch.setattr(
+        DraftLoader, "load_model", lambda self, name: loaded.append(name) or load(self, name)
+    )
+    model = tiny_model(vocab=24).module
+    settings = {"max_new_tokens": 12, "custom_generate": fivefold_generate}
+    ours = model.generate(ONE, drafting="auto", draft=str(folders / "draft"), **settings)
+    assert ours.tolist() == model.generate(ONE, max_new_tokens=12).tolist()
+    assert loaded == [str(folders / "draft")]
 
 
 def test_a_model_output_holds_the_sequences_and_the_acceptance():

@@ -109,20 +109,23 @@ def tried(monkeypatch, seen):
 def test_what_is_fastest_in_trials_is_chosen_whatever_was_predicted(monkeypatch, session):
     seen = {
         "none": (1.0, 0.010),
-        "chain (length=3)": [(2.0, 0.018), (2.0, 0.001), (2.0, 0.018)],  # the clock jumped once
+        "chain (length=3)": [(2.0, 0.018), (2.0, 0.001), *[(2.0, 0.018)] * 4],  # the clock
         "chain (length=2)": (2.0, 0.017),
         "expansion (widths=[2])": (1.9, 0.014),
+        "prompt_lookup": (1.0, 0.011),
     }
     asked = tried(monkeypatch, seen)
-    plan = planned(monkeypatch, session, FOUND)
+    found = FOUND | {"prompt_lookup": [Candidate({}, 1.8, 0.012, 2)]}
+    plan = planned(monkeypatch, session, found)
     assert plan.best.label == "expansion (widths=[2])"
     assert plan.tried[plan.chosen] == pytest.approx(1.9 / 0.014 * 0.010)
     assert plan.best.tokens_a_step == pytest.approx(1.9)
     assert plan.best.seconds_a_step == pytest.approx(0.014)
     # The two best of a method, none that promises much less than plain decoding, in turns.
-    assert asked[:4] == ["none", "chain (length=3)", "expansion (widths=[2])", "chain (length=2)"]
-    assert len(asked) == 3 * 4 + 3 * 3  # all for three rounds, the best two for three more
-    assert asked[-3:] == ["none", "expansion (widths=[2])", "chain (length=2)"]
+    best = ["chain (length=3)", "expansion (widths=[2])", "prompt_lookup", "chain (length=2)"]
+    assert asked[:5] == ["none", *best]
+    assert len(asked) == 3 * 5 + 3 * 4  # all for three rounds, the best three for three more
+    assert "prompt_lookup" not in asked[15:]
 
 
 def test_a_finalist_is_judged_by_all_its_rounds(monkeypatch, session):

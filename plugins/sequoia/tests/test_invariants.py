@@ -1,10 +1,15 @@
 """What holds of the method as a whole: the rule's exact law, masks, yields as predicted."""
 
+import random
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from fivefold.testing import compose
 from fivefold_lm import FullAttention, RandomStream, Rows, Sampler, SamplingConfig
+from fivefold_lm.testing import path_to, plain_logits, tiny_model
 from fivefold_sequoia.config import SequoiaConfig
 from fivefold_sequoia.drafter import build, candidates
 from fivefold_sequoia.planning import plan
@@ -17,6 +22,7 @@ from fivefold_speculative import (
     Request,
     Session,
     TokenTree,
+    TreeTopology,
     decode,
     rule_for,
     step_seconds,
@@ -24,7 +30,7 @@ from fivefold_speculative import (
 from fivefold_speculative.enumeration import emitted_law
 from fivefold_speculative.rules import GreedyRule, WithoutReplacementRule
 from fivefold_speculative.testing import PROMPTS
-from fivefold_speculative.toy import ToyDrafts, toy_target
+from fivefold_speculative.toy import ToyDrafts, plain_greedy, toy_target
 from fivefold_speculative.tree import shape_of
 
 VECTOR = AcceptanceVector((0.5, 0.2, 0.12, 0.05))
@@ -96,12 +102,12 @@ def test_yield_of_a_target_that_is_positional_is_the_predicted_one():
     assert float(count.mean()) == pytest.approx(VECTOR.expected_tokens(tree), abs=4 * error)
 
 
-def session_of(temperature, noise, new=30):
-    model = toy_target()
+def session_of(temperature, noise, new=30, model=None):
+    model = model or toy_target()
     return Session(
         model,
         [Request(list(prompt), new, key=key) for key, prompt in enumerate(PROMPTS)],
-        Sampler(SamplingConfig(temperature=temperature), vocab_size=8),
+        Sampler(SamplingConfig(temperature=temperature), vocab_size=model.vocab_size),
         FullAttention(),
         text=False,
         load_draft=ToyDrafts(model, noise=noise),
@@ -124,11 +130,95 @@ def test_a_draft_that_equals_the_target_has_every_first_child_accepted(temperatu
         )
 
 
+def random_tree(seed):
+    """Return a tree of up to 20 nodes, a star or nearly a chain or between them, by chance."""
+    rng = random.Random(seed)
+    onward, parents = rng.choice([0.1, 0.4, 0.9]), [-1]
+    for node in range(1, rng.randint(5, 20)):
+        first = max(parents[-1], 0)
+        parents.append(rng.randint(first, node - 1) if rng.random() < onward else first)
+    return TreeTopology(tuple(parents))
+
+
+TREES = {
+    "wide": TreeTopology.expansion([19]),
+    "deep": TreeTopology.chain(19),
+    **{f"random {seed}": random_tree(seed) for seed in range(8)},
+}
+NOISE = {"right": 0.0, "near": 0.3, "random": 30.0, "never right": 0.0}
+
+
+@pytest.mark.parametrize("draft", NOISE)
+@pytest.mark.parametrize("tree", TREES)
+def test_greedy_text_is_plain_decodings_for_any_topology_and_draft(tree, draft, tmp_path):
+    """One draft's best word is the target's last: none of its tokens is ever right."""
+    TREES[tree].write(tmp_path / "tree.json")
+    model = toy_target(vocab=24, eos=True)
+    session = session_of(0.0, NOISE[draft], 20, model)
+    if draft == "never right":
+        load = session.load_draft
+        session.load_draft = lambda name, kind: upside_down(load(name, kind))
+    drafter = build(SequoiaConfig(topology=str(tmp_path / "tree.json")), session)
+    assert drafter.topology == TREES[tree]
+    rule, stood = rule_for("auto", drafter, session.sampler), 0
+    for outcome in decode(session, drafter, rule, NoCorrection()):
+        stood += int((outcome.accepted.count - 1).clamp(min=0).sum())
+    texts = [record.tokens for record in session.records]
+    assert texts == [plain_greedy(model, prompt, 20)[0] for prompt in PROMPTS]
+    assert stood > 0 if draft == "right" else stood == 0 or draft != "never right"
+
+
+def upside_down(draft):
+    """Return a draft that finds likely what another one finds unlikely."""
+    return replace(draft, head=lambda hidden: -draft.head(hidden))
+
+
+TIE = {torch.float32: 1e-5, torch.bfloat16: 2**-5}
+"""Logits that differ by less, as a share of the largest one, are as good as equal."""
+
+
+@pytest.mark.parametrize("arch", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("dtype", TIE, ids=str)
+def test_logits_in_the_tree_are_those_of_each_path_alone(arch, dtype):
+    """To five digits in float32; in bfloat16 the best token is the same, but for ties."""
+    model = tiny_model(arch, vocab=24, eos_token_id=None)
+    model.module.to(dtype)
+    session = session_of(0.0, 0.3, 12, model)
+    drafter = build(SequoiaConfig(acceptance="fallback", nodes=12), session)
+    verify, clear, ties = session.verify, 0, 0
+
+    def compared(tree, state):
+        nonlocal clear, ties
+        rows = verify(tree, state)
+        for row, text in enumerate(session.tokens):
+            for node in range(tree.num_nodes):
+                path = path_to(node, tree.parents[row].tolist())[1:]
+                alone = plain_logits(model.module, [*text, *tree.tokens[row, path].tolist()])[-1]
+                best, second = alone.topk(2).values.tolist()
+                tie = TIE[dtype] * float(alone.abs().max())
+                found = rows.logits[row, node]
+                assert dtype != torch.float32 or float((found - alone).abs().max()) < tie
+                if best - second > tie:
+                    assert int(found.argmax()) == int(alone.argmax())
+                    clear += 1
+                else:
+                    ties += 1
+        return rows
+
+    session.verify = compared
+    rule = rule_for("auto", drafter, session.sampler)
+    for _ in decode(session, drafter, rule, NoCorrection()):
+        pass
+    assert clear > 90
+    assert clear > 3 * ties
+
+
 class Machine:
     """A profile: a target pass costs 1 up to some nodes, and then in proportion."""
 
     def __init__(self, free=32, draft=0.05, greedy=True, max_nodes=128):
         self.greedy, self.overhead, self.max_nodes = greedy, 0.02, max_nodes
+        self.drafts = {"shipped": {}, "other": {"draft": "other"}}
         self._free, self._draft = free, draft
 
     def target(self, nodes):
@@ -143,10 +233,11 @@ def offers(machine, vector=VECTOR):
 
     def source(draft: str, kind: str, proposal: Proposal) -> AcceptanceVector | None:
         asked.append((draft, kind, proposal))
-        return vector if kind == "independent" else None
+        return vector if (draft, kind) == ("shipped", "independent") else None
 
     found = candidates(machine, source)
-    assert {kind for _, kind, _ in asked} == {"independent", "feature_head"}
+    kinds = ("independent", "feature_head")
+    assert {(draft, kind) for draft, kind, _ in asked} == set(product(machine.drafts, kinds))
     return found
 
 

@@ -43,6 +43,11 @@ def forests(nodes, levels, branch):
 BRANCH = 4
 
 
+def expected_of(table, nodes, levels):
+    """Return best[n, l] of section 4."""
+    return float(table.best[0, levels, nodes])
+
+
 def value(forest, rows, children, state=0, chance=1.0):
     return chance + sum(
         value(below, rows, children, children[state][place], chance * rows[state][place])
@@ -73,7 +78,7 @@ def test_best_of_every_size_is_the_best_of_all_ordered_trees(seed, states, falli
     table = all_best(law, 7, 5)
     for nodes, levels in itertools.product(range(1, 8), range(1, 6)):
         expected = brute_force(law, nodes, levels)
-        assert table.expected(nodes, levels) == pytest.approx(expected, abs=1e-12)
+        assert expected_of(table, nodes, levels) == pytest.approx(expected, abs=1e-12)
         if np.isfinite(expected):
             tree = table.tree(nodes, levels)
             assert tree.num_nodes == nodes
@@ -104,7 +109,7 @@ def test_best_first_is_the_programme_where_the_law_falls(seed, states):
                 tree = tree_of(ways[:nodes])
                 assert tree.num_nodes == nodes
                 found = yield_of(tree, law)
-                assert found == pytest.approx(table.expected(nodes, levels), abs=1e-12)
+                assert found == pytest.approx(expected_of(table, nodes, levels), abs=1e-12)
 
 
 def test_golden_values():
@@ -114,14 +119,30 @@ def test_golden_values():
     for nodes, expected in UNLIMITED.items():
         assert vector.expected_tokens(tree_of(ways[:nodes])) == pytest.approx(expected, abs=1e-3)
         if nodes <= 128:
-            assert table.expected(nodes, 24) == pytest.approx(expected, abs=1e-3)
+            assert expected_of(table, nodes, 24) == pytest.approx(expected, abs=1e-3)
     for nodes, expected in SIX_LEVELS.items():
         tree = best_tree(Law.plain(GOLDEN), nodes, 6)
         assert tree.num_levels == 6
         assert vector.expected_tokens(tree) == pytest.approx(expected, abs=1e-3)
     capped = all_best(Law.plain(GOLDEN), 128, 6)
-    assert capped.expected(64, 6) == pytest.approx(4.880, abs=1e-3)
-    assert capped.expected(128, 6) == pytest.approx(5.363, abs=1e-3)
+    assert expected_of(capped, 64, 6) == pytest.approx(4.880, abs=1e-3)
+    assert expected_of(capped, 128, 6) == pytest.approx(5.363, abs=1e-3)
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_chains_saturate_where_the_best_tree_goes_on_growing(chains):
+    vector, first = AcceptanceVector(GOLDEN), GOLDEN[0]
+    most = 1 + sum(GOLDEN[:chains]) / (1 - first)  # one chain: 1 / (1 - first)
+    found = []
+    for levels in (4, 16, 64):
+        parents = [-1, *[0] * chains, *range(1, chains * (levels - 1) + 1)]
+        side_by_side = TreeTopology(tuple(parents))
+        assert side_by_side.num_levels == levels + 1
+        found.append(vector.expected_tokens(side_by_side))
+        best = vector.expected_tokens(best_tree(Law.plain(GOLDEN), side_by_side.num_nodes, 99))
+        assert found[-1] < min(best, most)
+    assert found[-1] == pytest.approx(most, abs=1e-6)
+    assert best > most + 1
 
 
 def test_golden_values_of_large_trees_by_the_programme():
@@ -130,7 +151,7 @@ def test_golden_values_of_large_trees_by_the_programme():
     table = all_best(Law.plain(GOLDEN), 768, 24)
     assert time.process_time() - begin < 60
     for nodes, expected in UNLIMITED.items():
-        assert table.expected(nodes, 24) == pytest.approx(expected, abs=2e-3)
+        assert expected_of(table, nodes, 24) == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -139,11 +160,11 @@ def test_more_nodes_and_more_levels_are_never_worse(seed):
     table = all_best(law, 30, 6)
     for levels in range(1, 7):
         most = table.most_nodes(30, levels)
-        values = [table.expected(nodes, levels) for nodes in range(1, most + 1)]
+        values = [expected_of(table, nodes, levels) for nodes in range(1, most + 1)]
         assert all(a <= b + 1e-12 for a, b in itertools.pairwise(values))
         if levels < 6:
             assert all(
-                table.expected(n, levels) <= table.expected(n, levels + 1) + 1e-12
+                expected_of(table, n, levels) <= expected_of(table, n, levels + 1) + 1e-12
                 for n in range(1, most + 1)
             )
 
@@ -172,7 +193,7 @@ def test_a_ranked_plan_is_the_best_of_all_trees_for_its_own_roots():
     tree = plan(vector, 7, 5)
     law = Law.ranked(ranked, ranked.roots(tree))
     assert vector.expected_tokens(tree) == pytest.approx(yield_of(tree, law), abs=1e-12)
-    assert yield_of(tree, law) == pytest.approx(all_best(law, 7, 5).expected(7, 5), abs=1e-12)
+    assert yield_of(tree, law) == pytest.approx(expected_of(all_best(law, 7, 5), 7, 5), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,10 +206,10 @@ def test_what_is_planned_for_one_number_of_levels_alone_is_the_best_of_all_trees
     law = Law.ranked(ranked, (0.2,) * 5)
     for nodes in (2, 5, 7):
         alone = all_best(law, nodes, levels, fewer_levels=False)
-        assert alone.expected(nodes, levels) == pytest.approx(
+        assert expected_of(alone, nodes, levels) == pytest.approx(
             brute_force(law, nodes, levels), abs=1e-12
         )
-        if np.isfinite(alone.expected(nodes, levels)):
+        if np.isfinite(expected_of(alone, nodes, levels)):
             assert alone.tree(nodes, levels) == all_best(law, nodes, levels).tree(nodes, levels)
 
 

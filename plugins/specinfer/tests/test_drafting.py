@@ -1,5 +1,7 @@
 """What the drafts do between passes: caches, levels, budgets, and the settings that are refused."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from fivefold import UserError
@@ -7,6 +9,7 @@ from fivefold_lm import FullAttention, Sampler, SamplingConfig
 from fivefold_specinfer.budget import RowAcceptance, allot
 from fivefold_specinfer.config import SpecInferConfig
 from fivefold_specinfer.drafter import Member, build, candidates
+from fivefold_specinfer.trie import merge
 from fivefold_speculative import (
     AcceptanceVector,
     DraftKind,
@@ -14,6 +17,7 @@ from fivefold_speculative import (
     Proposal,
     Request,
     Session,
+    TokenTree,
     TreeTopology,
     decode,
 )
@@ -157,10 +161,78 @@ def test_a_deeper_tree_than_any_default_is_greedy_exact():
     ]
 
 
+# Greedy text, whatever is in the tree.
+
+
+class Adversary:
+    """Puts the next right token, or a wrong one, into every node: most siblings carry the same.
+
+    Args:
+        texts: what plain decoding writes after each prompt.
+        widths: of each tree.
+        drafts: trees that are merged; 0: one tree whose equal siblings stay two nodes.
+        right: share of nodes that carry what would be right, were all nodes above them.
+    """
+
+    proposal, needs_hidden = Proposal.POINT_MASS, False
+
+    def __init__(self, texts, widths, drafts, right):
+        self.topology = TreeTopology.expansion(widths)
+        self.drafts, self.right = drafts, right
+        self.noise = torch.Generator().manual_seed(3)
+        longest = max(map(len, texts)) + len(widths)
+        self.texts = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+
+    def start(self, session):
+        self.prompt_lens = torch.tensor([record.prompt_len for record in session.records])
+
+    def propose(self, state):
+        trees = [self.tree(state) for _ in range(max(self.drafts, 1))]
+        if not self.drafts:
+            return trees[0]
+        kept = [tree.valid for tree in trees]
+        tree = merge(trees, kept, self.topology.num_levels - 1, state.sampler.vocab_size).tree
+        tree.draws = None
+        return tree
+
+    def tree(self, state):
+        tree = TokenTree.rooted(state.last_token, self.topology)
+        written = (state.lengths - self.prompt_lens)[:, None]
+        place = (written + tree.depths - 1).clamp(0, self.texts.shape[1] - 1)
+        right, size = self.texts.gather(1, place)[:, 1:], state.sampler.vocab_size
+        is_right = torch.rand(right.shape, generator=self.noise) < self.right
+        tree.fill(range(1, tree.num_nodes), torch.where(is_right, right, (right + 1) % size))
+        return tree
+
+    def observe(self, outcome):
+        pass
+
+
+@pytest.mark.parametrize("right", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("drafts", [0, 1, 3])
+@pytest.mark.parametrize("widths", [[], [5], [3, 2, 1], [1, 3, 3]])
+def test_greedy_text_is_plain_decodings_for_any_tree(widths, drafts, right):
+    """Equal siblings, wrong tokens in every node, one node."""
+    model = toy_target(eos=True)
+    texts = [plain_greedy(model, prompt, 24)[0] for prompt in PROMPTS]
+    session = session_of(model, 24)
+    found, stood = steps(session, Adversary(texts, widths, drafts, right)), 0
+    for _, tree, outcome in found:
+        stood += int((outcome.accepted.count - 1).clamp(min=0).sum())
+        assert not widths or drafts or has_equal_siblings(tree)
+    assert [record.tokens for record in session.records] == texts
+    assert (stood > 0) == bool(widths and right)
+
+
+def has_equal_siblings(tree):
+    pairs = [*zip(tree.parents[0].tolist(), tree.tokens[0].tolist(), strict=True)]
+    return len(set(pairs)) < len(pairs)
+
+
 # The budget.
 
 
-@pytest.mark.parametrize("budget", [2, 4, 5, 9, 17, 40])
+@pytest.mark.parametrize("budget", [5, 6, 9, 17, 40])
 @pytest.mark.parametrize("proposal", ["topk", "sampled"])
 def test_a_pass_never_verifies_more_than_the_budget_and_the_text_stays(budget, proposal):
     model = toy_target()
@@ -168,17 +240,42 @@ def test_a_pass_never_verifies_more_than_the_budget_and_the_text_stays(budget, p
     config = SpecInferConfig(
         widths=[2, 2, 1], drafts=TWO, proposal=proposal, max_verify_tokens=budget
     )
-    roots, used = len(PROMPTS), []
-    for state, tree, _ in steps(session, build(config, session)):
-        nodes = int(tree.valid[state.active].sum())
-        assert nodes <= max(budget, int(state.active.sum()))
-        used.append(nodes)
+    used = [
+        int(tree.valid[state.active].sum())
+        for state, tree, _ in steps(session, build(config, session))
+    ]
+    assert max(used) <= budget  # roots included
+    assert used[0] > len(PROMPTS)
     assert [record.tokens for record in session.records] == [
         plain_greedy(model, prompt, 16)[0] for prompt in PROMPTS
     ]
-    assert used[0] == roots if budget <= roots else used[0] > roots
     if proposal == "topk" and budget < 40:
-        assert used[0] == max(budget, roots)
+        assert used[0] == budget
+
+
+@pytest.mark.parametrize("budget", [2, 3, len(PROMPTS)])
+def test_a_budget_that_the_roots_of_a_batch_use_up_is_refused(budget):
+    config = SpecInferConfig(max_verify_tokens=budget)
+    with pytest.raises(UserError, match=r"the roots of 4 trees take as many nodes") as refused:
+        build(config, session_of(toy_target(), 8))
+    assert refused.value.setting == "drafting.max_verify_tokens"
+    assert "5 or more" in refused.value.remedy
+    build(config, session_of(toy_target(), 8, prompts=PROMPTS[: budget - 1]))
+
+
+@pytest.mark.parametrize("proposal", ["topk", "sampled"])
+def test_without_a_budget_nothing_is_left_out(proposal):
+    """As with one that is never used up."""
+    assert SpecInferConfig().max_verify_tokens is None
+    model, trees = toy_target(), []
+    for budget in (None, 10_000):
+        session = session_of(model, 16, 1.0)
+        settings = {"proposal": proposal, "max_verify_tokens": budget}
+        drafter = build(SpecInferConfig(widths=[2, 2, 1], drafts=TWO, **settings), session)
+        found = [tree for _, tree, _ in steps(session, drafter)]
+        trees.append([(tree.tokens.tolist(), tree.valid.tolist()) for tree in found])
+        assert int(found[0].valid.sum()) > len(PROMPTS)
+    assert trees[0] == trees[1]
 
 
 def test_topk_budget_keeps_the_nodes_the_drafts_find_likeliest():
@@ -305,6 +402,7 @@ def test_a_request_whose_draws_stand_gets_more_of_the_budget():
 
 class _Profile:
     greedy, overhead, max_nodes = True, 0.001, 16
+    drafts: ClassVar = {"shipped": {}, "other": {"draft": "other", "bits": 4}}
 
     def target(self, nodes):
         return 0.01 + 0.0001 * nodes
@@ -313,7 +411,7 @@ class _Profile:
         return 0.001
 
 
-def test_candidates_are_trees_of_the_shipped_draft_that_fit_the_profile():
+def test_candidates_are_trees_of_every_draft_that_fit_the_profile():
     vector = AcceptanceVector((0.6, 0.2))
     asked = []
 
@@ -322,10 +420,12 @@ def test_candidates_are_trees_of_the_shipped_draft_that_fit_the_profile():
         return vector
 
     offered = candidates(_Profile(), acceptance)
-    assert asked == [("shipped", "independent", Proposal.POINT_MASS)]
-    assert 3 <= len(offered) <= 10
+    assert set(asked) == {(name, "independent", Proposal.POINT_MASS) for name in _Profile.drafts}
+    assert 6 <= len(offered) <= 20
+    named = [one.settings.get("draft", "shipped") for one in offered]
+    assert named.count("other") == named.count("shipped") == len(offered) / 2
     for one in offered:
-        shape = SpecInferConfig(**one.settings).shape()
+        shape = TreeTopology.expansion(one.settings["widths"])
         assert one.nodes == shape.num_nodes <= 16
         assert one.expected_tokens == pytest.approx(vector.expected_tokens(shape))
         levels = shape.num_levels - 1
@@ -342,6 +442,7 @@ def test_candidates_are_trees_of_the_shipped_draft_that_fit_the_profile():
         ({"widths": []}, "drafting.widths"),
         ({"widths": [0]}, "drafting.widths"),
         ({"max_verify_tokens": -1}, "drafting.max_verify_tokens"),
+        ({"max_verify_tokens": 0}, "drafting.max_verify_tokens"),
         ({"max_verify_tokens": 1}, "drafting.max_verify_tokens"),
         ({"proposal": "without_replacement"}, "drafting.proposal"),
         ({"proposal": "best"}, "drafting.proposal"),

@@ -61,11 +61,42 @@ def test_enumeration_meets_merged_duplicates():
     assert [int(tree.draw(torch.tensor([0]), place)) for place in range(5)] == [1, 2, 3, 4, 0]
 
 
-def test_point_mass_rule_is_exact_for_a_merged_union():
-    target, draft = random_laws(CASES, seed=31)
-    for children in (1, 2, 3):
-        emitted, _ = emitted_law(PointMassRule(), Proposal.POINT_MASS, children, target, draft)
-        np.testing.assert_allclose(emitted, target, atol=EXACT)
+def union_of(*bests):
+    """Return what builds the merge of the drafts' best children, [case, child] each, as a set."""
+
+    def tree_of(children, laws):
+        drafted = []
+        for best in bests:
+            topology = TreeTopology.expansion([best.shape[1]])
+            drafted.append(TokenTree.rooted(torch.zeros(len(best), dtype=torch.long), topology))
+            drafted[-1].fill(range(1, topology.num_nodes), best)
+        tree = merge(drafted, [tree.valid for tree in drafted], 1, VOCAB).tree
+        tree.draws = None  # as the drafter leaves it where nothing was drawn
+        return tree
+
+    return tree_of
+
+
+@pytest.mark.parametrize("drafts", [1, 2, 3])
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_point_mass_rule_is_exact_for_a_merged_union(width, drafts):
+    """Against enumeration; the union is made by hand, each word where it first comes."""
+    target, first = random_laws(CASES, seed=31)
+    several = [first, *(random_laws(CASES, seed=32 + place)[1] for place in range(drafts - 1))]
+    bests = [np.argsort(-law, axis=1, kind="stable")[:, :width] for law in several]
+    unions = [list(dict.fromkeys(row)) for row in np.concatenate(bests, 1).tolist()]
+    sizes = {len(union) for union in unions}
+    assert drafts == 1 or min(sizes) < drafts * width  # something is merged
+    for size in sizes:
+        cases = [case for case, union in enumerate(unions) if len(union) == size]
+        tree_of = union_of(*(torch.tensor(best[cases]) for best in bests))
+        drawn = [[(tuple(unions[case]), 1.0)] for case in cases]
+        laws = target[cases], first[cases]
+        rule, proposal = PointMassRule(), Proposal.POINT_MASS
+        emitted, stands = emitted_law(rule, proposal, size, *laws, drawn=drawn, tree_of=tree_of)
+        np.testing.assert_allclose(emitted, target[cases], atol=EXACT)
+        inside = [target[case, unions[case]].sum() for case in cases]
+        np.testing.assert_allclose(stands, inside, atol=EXACT)
 
 
 @pytest.mark.parametrize("children", [1, 2, 3])

@@ -1,9 +1,12 @@
 """The exam of `drafting=specinfer`: one draft, several, a budget; and the bugs it catches."""
 
+from dataclasses import replace
+
 import pytest
 from fivefold_specinfer import drafter as specinfer
 from fivefold_specinfer import trie
-from fivefold_specinfer.drafter import Member
+from fivefold_specinfer.budget import allot
+from fivefold_specinfer.drafter import Member, SpecInferDrafter, build
 from fivefold_speculative.drafters.choosing import draw_with_replacement
 from fivefold_speculative.testing import PROMPTS, DrafterSuite, planted
 from fivefold_speculative.toy import plain_greedy
@@ -56,7 +59,37 @@ class TestMergedTopkByPointMass(_Exam):
 
 
 class _Budgeted(_Exam):
-    """A request's tree depends on its batch mates here: not the greedy text, nor any law."""
+    """Of what the drafts may write a third is verified, or a sixth, of however many requests.
+
+    A request's tree depends on its batch mates here: not the greedy text, nor any law.
+    """
+
+    sessions = 0
+
+    @pytest.fixture(autouse=True)
+    def binding(self, request, monkeypatch):
+        """See that steps have nodes left out, and some kept: else no budget is examined."""
+        seen = []
+
+        def watched(chance, may, budget):
+            taken = allot(chance, may, budget)
+            seen.append((int(taken.sum()), int(may.sum())))
+            return taken
+
+        monkeypatch.setattr(specinfer, "allot", watched)
+        yield
+        bound = sum(0 < taken < offered for taken, offered in seen)
+        assert bound >= self.sessions
+        assert bound or "light" in request.node.name
+
+    def drafter(self, run, session):
+        config = run.settings("drafting")
+        depths, left = config.shape().depths, session.rows[0].left
+        drafted = len(config.entries()) * sum(0 < depth <= left for depth in depths)
+        self.sessions += 1
+        share = 3 if self.sessions % 2 else 6
+        budget = session.batch + max(1, session.batch * drafted // share)
+        return build(replace(config, max_verify_tokens=budget), session)
 
     def test_text_does_not_depend_on_batch_mates(self):
         run, model = self.compose(), self.target(eos=True)
@@ -65,12 +98,11 @@ class _Budgeted(_Exam):
 
 
 class TestBudgetOfDraws(_Budgeted):
-    overrides = ["drafting=specinfer", SHAPE, TWO, "drafting.max_verify_tokens=9000"]
+    overrides = ["drafting=specinfer", SHAPE, TWO, "drafting.proposal=sampled"]
 
 
 class TestBudgetOfTopk(_Budgeted):
-    samples = FEWER
-    overrides = [*TestBudgetOfDraws.overrides, "drafting.proposal=topk"]
+    overrides = ["drafting=specinfer", SHAPE, TWO, "drafting.proposal=topk"]
 
 
 class TestDefaultTreeOfOneDraft(_Exam):
@@ -86,6 +118,12 @@ class _OnAnAccelerator(_Exam):
     def never_asking(self, monkeypatch):
         monkeypatch.setattr(trie, "_width", lambda count, bound: bound)
         monkeypatch.setattr(Member, "_most_late", lambda self: self.num_late)
+        wanted = SpecInferDrafter._wanted
+
+        def on_all_levels(self, state):
+            return self.topology.num_levels - 1, wanted(self, state)[1]
+
+        monkeypatch.setattr(SpecInferDrafter, "_wanted", on_all_levels)
 
 
 @pytest.mark.slow
@@ -93,8 +131,12 @@ class TestMergedDraftsOnAnAccelerator(_OnAnAccelerator):
     overrides = ["drafting=specinfer", SHAPE, TWO]
 
 
-class TestBudgetOnAnAccelerator(_OnAnAccelerator, _Budgeted):
-    overrides = [*TestBudgetOfTopk.overrides, "drafting.max_verify_tokens=11"]
+class TestBudgetOfDrawsOnAnAccelerator(_OnAnAccelerator, _Budgeted):
+    overrides = TestBudgetOfDraws.overrides
+
+
+class TestBudgetOfTopkOnAnAccelerator(_OnAnAccelerator, _Budgeted):
+    overrides = TestBudgetOfTopk.overrides
 
 
 class Exam(_Exam):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeAlias
 
 from fivefold import Choice, UserError
@@ -101,6 +102,7 @@ def draft_loader(
     if has_tokenizer:
         return ordinary
 
+    @cache  # a planner asks for the same one again and again
     def load(name: str, kind: DraftKind) -> DraftModel:
         if name == SHIPPED or name.endswith(".safetensors") or kind is DraftKind.FEATURE_HEAD:
             return ordinary(name, kind)

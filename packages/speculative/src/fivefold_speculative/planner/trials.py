@@ -28,10 +28,10 @@ from ..session import Session
 from .machine import CONTEXTS, context_of
 from .offers import PLAIN, Offer
 
-_MOST = 6
+_MOST = 9
 """Offers that are tried."""
 _OF_ONE_METHOD = 2
-_FINALISTS = 2
+_FINALISTS = 3
 """Offers that are tried for as many rounds again."""
 _HOPELESS = 0.8
 """Share of plain decoding's speed below which a promise is not worth a trial."""
@@ -73,7 +73,7 @@ def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[i
     Args:
         session: its model, batch, sampler, attention and drafts are those tried.
         offers: plain decoding first.
-        rounds: of all; the best two go on for as many again. Each decodes other built-in prompts.
+        rounds: of all; the best three go on for as many again. Each decodes other built-in prompts.
 
     Returns:
         What was seen, by place; nothing where there is nothing to compare, or no prompt can be
