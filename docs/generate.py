@@ -1,4 +1,4 @@
-"""Write the pages that are made: the command line of `--help`, which method when of records.
+"""Write what is made: the command line of `--help`; which method when, and figures, of records.
 
 `--check` only compares.
 """
@@ -9,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import measured
 import which
 
 PAGE = Path(__file__).parent / "reference" / "command-line.md"
@@ -86,9 +88,16 @@ def page() -> str:
     return "".join(parts)
 
 
+def pages() -> Iterator[tuple[Path, str]]:
+    """Yield each page that is made, wholly or between two marks, and its text."""
+    yield which.PAGE, which.page()
+    yield from measured.pages()
+    yield PAGE, page()
+
+
 def main() -> int:
     """Write the pages, or say with `--check` whether they are what would be written."""
-    for place, made in ((PAGE, page()), (which.PAGE, which.page())):
+    for place, made in pages():
         if "--check" not in sys.argv:
             place.write_text(made, encoding="utf-8")
         elif not place.is_file() or place.read_text(encoding="utf-8") != made:

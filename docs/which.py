@@ -3,57 +3,60 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE / "methods" / "drafting" / "which.md"
+METHODS = HERE / "methods" / "drafting"
+PAGE = METHODS / "which.md"
 RECORDS = HERE / "benchmarks"
-CHOICES = (
+PLAIN = "none"
+UNMEASURED = (
     ("nothing is known", "[`auto`](auto.md)", "the answer depends on machine, batch and sampler"),
     (
         "text that repeats itself or its prompt: code, extraction",
         "[`prompt_lookup`](prompt_lookup.md)",
         "there is no draft to run",
     ),
-    (
-        "one request in memory",
-        "[`sequoia`](sequoia.md) when greedy, [`specexec`](specexec.md) or "
-        "[`feature_head`](feature_head.md) when sampling, `drafting.kind=feature_head`",
-        "few nodes, well chosen, as verifying is not free",
-    ),
     ("several drafts", "[`specinfer`](specinfer.md)", "trees are merged, each draft keeps its law"),
     (
-        "weights on disk or in host memory",
-        "`specexec`, `drafting.draft=quantised`",
-        "a pass costs so much that large trees are free",
+        "weights in host memory",
+        "as where they stream from disk",
+        "a pass costs so much that large trees are free; no drafting was measured there",
     ),
-    ("batches of eight and more in memory", "[`none`](none.md)", "the cores are busy as it is"),
 )
-"""Case, method, reason."""
+"""Case, method, reason: what no record holds."""
 TITLE = "# Which drafting method when\n\n"
 BEGIN = (
     "Begin with [`drafting=auto`](auto.md): it measures your machine and takes what promises most, "
     "plain decoding included; `fivefold plan` prints why. To choose by hand:"
 )
 BELOW = (
-    "What follows is written by `docs/which.py` out of the records of "
-    "[the benchmarks](../../benchmarks/index.md), and says nothing that they do not hold."
+    "The rows of measured cases, and all that follows, are written by `docs/which.py` out of the "
+    "records of [the benchmarks](../../benchmarks/index.md), and say nothing that they do not "
+    "hold. In memory a method is named where it was surely faster than plain decoding (the "
+    "interval lies above 1) in every class of prompts, and `none` elsewhere."
 )
 
 
 def page() -> str:
     """Return the page's text."""
-    drafting, offload = record("drafting"), record("offload")
-    parts = [TITLE, paragraph(BEGIN), table(("your case", "take", "because"), CHOICES), "\n"]
+    return text_of(record("drafting"), record("trees"), record("offload"))
+
+
+def text_of(
+    drafting: Mapping[str, Any], trees: Mapping[str, Any], offload: Mapping[str, Any]
+) -> str:
+    """Return the page's text for these records; an empty one was not made."""
+    advice = [*UNMEASURED, *memory_advice(drafting), *disk_advice(offload)]
+    parts = [TITLE, paragraph(BEGIN), table(("your case", "take", "because"), advice), "\n"]
     parts.append(paragraph(BELOW).rstrip("\n") + "\n")
-    if drafting:
-        parts.append(in_memory(drafting))
-        parts.append(yields(drafting))
-    if offload:
-        parts.append(on_disk(offload))
+    parts.append(in_memory(drafting))
+    parts.append(yields(trees) or yields(drafting))
+    parts.append(on_disk(offload))
     return "".join(parts)
 
 
@@ -64,9 +67,140 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
-def in_memory(found: dict[str, Any]) -> str:
+def rows_of(found: Mapping[str, Any], *keys: str) -> list[dict[str, Any]]:
+    """Return the rows of a record that have all of these entries."""
+    return [row for row in found.get("rows", ()) if set(keys) <= row.keys()]
+
+
+def timed(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the cells in which `drafting=auto` was timed."""
+    return rows_of(found, "planned", "ratio", "lower", "upper", "prompts", "temperature", "batch")
+
+
+def method_of(label: str) -> str:
+    """Return the method of a label such as `sequoia (kind=feature_head, nodes=8)`."""
+    return label.partition(" (")[0]
+
+
+def is_faster(cell: Mapping[str, Any]) -> bool:
+    """Return whether a method was taken, and surely faster than plain decoding."""
+    return bool(cell["lower"] > 1) and method_of(cell["planned"]) != PLAIN
+
+
+def link(label: str) -> str:
+    """Return a method as a link to its page, with the draft that it had."""
+    name = method_of(label)
+    shown = f"[`{name}`]({name}.md)" if (METHODS / f"{name}.md").is_file() else f"`{name}`"
+    draft = [f"{key}={value}" for key, value in re.findall(r"\b(draft|kind)=([^,)]+)", label)]
+    said = ", ".join(f"`{setting}`" for setting in draft if setting != "draft=shipped")
+    return f"{shown} ({said})" if said else shown
+
+
+def memory_advice(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return a row of advice for each temperature: what to take at which batch."""
+    advice = []
+    for temperature in sorted({cell["temperature"] for cell in timed(found)}):
+        cells = [cell for cell in timed(found) if cell["temperature"] == temperature]
+        won = [cell["ratio"] for cell in cells if is_faster(cell)]
+        reason = f"surely faster in {len(won)} of {len(cells)} cells"
+        if won:
+            reason += f", there {spread(won)} times plain decoding"
+        advice.append((f"in memory, {sampler(temperature)}", by_batch(cells), reason))
+    return advice
+
+
+def by_batch(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return what to take at each batch, neighbours with the same answer together."""
+    runs: list[tuple[str, list[int]]] = []
+    for batch in sorted({cell["batch"] for cell in cells}):
+        best = best_of([cell for cell in cells if cell["batch"] == batch])
+        if runs and runs[-1][0] == best:
+            runs[-1][1].append(batch)
+        else:
+            runs.append((best, [batch]))
+    return "; ".join(f"batch {', '.join(map(str, batches))}: {best}" for best, batches in runs)
+
+
+def best_of(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was surely faster in all of these cells, else plain decoding."""
+    if not all(map(is_faster, cells)):
+        return link(PLAIN)
+    fastest_first = sorted(cells, key=lambda cell: -cell["ratio"])
+    return " or ".join(dict.fromkeys(link(cell["planned"]) for cell in fastest_first))
+
+
+def sampler(temperature: float) -> str:
+    """Return a temperature in words."""
+    return f"temperature {temperature:g}" if temperature else "greedy"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the least and the greatest of some ratios."""
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def streaming(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a draft beside plain decoding, on a target that streams."""
+    return [row for row in rows_of(found, "what", "ratio", "draft") if row["what"] == "ratio"]
+
+
+def streamed(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return, for a disk as it is and for a slowed one, the rows of the draft that gained most.
+
+    The most is that at the lowest temperature, as for the benchmark's figures.
+    """
+    rows = streaming(found)
+    disks = {
+        "as it is": [row for row in rows if not row["rate_mb_s"]],
+        "slowed": [row for row in rows if row["rate_mb_s"]],
+    }
+    best = {}
+    for disk, some in disks.items():
+        if some:
+            first = min(some, key=lambda row: (row["temperature"], -row["ratio"]))
+            best[disk] = [row for row in some if row["draft"] == first["draft"]]
+    return best
+
+
+def disk_advice(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return a row of advice for each speed of the disk."""
+    cases = {
+        "as it is": "weights stream from disk",
+        "slowed": "weights stream, and a pass costs 100 of the draft's",
+    }
+    advice = []
+    for disk, rows in streamed(found).items():
+        pays = rows[0]["ratio"] > 1
+        take = f"{link('specexec')}, `{draft_settings(rows[0]['draft'])}`" if pays else link(PLAIN)
+        advice.append((cases[disk], take, f"{gains(rows)} times plain decoding"))
+    return advice
+
+
+def gains(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return what a draft gained at each temperature, and with which trees."""
+    said = []
+    for row in rows:
+        error = "" if row["logit_error"] is None else f", `logit_error` {row['logit_error']:g}"
+        tree = f"{sampler(row['temperature'])}, {row['budget']} nodes{error}"
+        said.append(f"{row['ratio']:.2f} ({tree})")
+    return " and ".join(said)
+
+
+def draft_settings(name: str) -> str:
+    """Return the settings of a draft by the name that it has in `benchmarks/offload.py`."""
+    bits = re.fullmatch(r"quantised (\d+) bits", name)
+    if bits:
+        return f"drafting.draft=quantised drafting.bits={bits[1]}"
+    kind = " drafting.kind=feature_head" if name.endswith(" head") else ""
+    return f"drafting.draft={name.removesuffix(' head')}{kind}"
+
+
+def in_memory(found: Mapping[str, Any]) -> str:
     """Return the table of `drafting=auto` beside plain decoding."""
-    cells = [row for row in found["rows"] if "planned" in row]
+    cells = timed(found)
+    if not cells:
+        return ""
     lines = [
         (
             row["prompts"],
@@ -77,7 +211,7 @@ def in_memory(found: dict[str, Any]) -> str:
         )
         for row in cells
     ]
-    plain = sum(row["planned"] == "none" for row in cells)
+    plain = sum(method_of(row["planned"]) == PLAIN for row in cells)
     text = (
         "What `auto` took, and its tokens a second over plain decoding, with the 95 % interval "
         f"({machine(found)}). In {plain} of {len(cells)} cells it took plain decoding."
@@ -86,9 +220,9 @@ def in_memory(found: dict[str, Any]) -> str:
     return "\n## In memory\n\n" + paragraph(text) + table(head, lines)
 
 
-def yields(found: dict[str, Any]) -> str:
+def yields(found: Mapping[str, Any]) -> str:
     """Return the table of tokens a pass, by method and size."""
-    grown = [row for row in found["rows"] if "growth" in row and "tokens_a_pass" in row]
+    grown = rows_of(found, "growth", "nodes", "tokens_a_pass")
     if not grown:
         return ""
     sizes = sorted({row["nodes"] for row in grown})
@@ -105,9 +239,11 @@ def yields(found: dict[str, Any]) -> str:
     return "\n## Tokens a pass by tree size\n\n" + paragraph(text) + rows
 
 
-def on_disk(found: dict[str, Any]) -> str:
+def on_disk(found: Mapping[str, Any]) -> str:
     """Return the table of streamed targets."""
-    rows = [row for row in found["rows"] if row["what"] == "ratio"]
+    rows = streaming(found)
+    if not rows:
+        return ""
     lines = [
         (
             row["draft"],
@@ -135,7 +271,7 @@ def paragraph(text: str) -> str:
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n\n"
 
 
-def machine(found: dict[str, Any]) -> str:
+def machine(found: Mapping[str, Any]) -> str:
     """Return in a few words where a record was made."""
     where = found["environment"]
     return f"{where['cores']} cores of {where['cpu']}, torch {where['torch']}"
