@@ -10,7 +10,7 @@ from fivefold.cache import cache_folder
 from fivefold.testing import compose
 from fivefold_speculative import Candidate, TokenTree
 from fivefold_speculative.config import AutoConfig
-from fivefold_speculative.planner import machine, plans, task, trials
+from fivefold_speculative.planner import drafter, machine, plans, task, trials
 from fivefold_speculative.planner.drafter import build
 from fivefold_speculative.planner.machine import MachineProfile
 from fivefold_speculative.planner.offers import Offer
@@ -257,7 +257,7 @@ STREAMED = ("model.offload=disk", "model.memory=96KiB")
 
 
 def test_a_streamed_target_has_times_of_its_own(folders):
-    model, methods = f"model={folders / 'target'}", "drafting.methods=[prompt_lookup]"
+    model, methods = f"model={folders / 'target'}", "drafting.methods=[chain]"
     for overrides in ((), STREAMED, (*STREAMED, "model.disk_rate=50")):
         _, result = plan_of(model, methods, *overrides)
         link = result.figures.get("link_bytes_per_second")
@@ -266,6 +266,36 @@ def test_a_streamed_target_has_times_of_its_own(folders):
             assert 0 < link < 55e6  # slowed to 50 MB/s
     for folder in ("profiles", "plans"):
         assert len(list((cache_folder() / folder).iterdir())) == 3
+
+
+def test_methods_that_no_planner_can_ask_are_refused(session):
+    with pytest.raises(UserError, match=r"nothing of this can be planned") as caught:
+        make_plan(session, AutoConfig(methods=["prompt_lookup", "expansion"]))
+    assert caught.value.setting == "drafting.methods"
+    assert "drafting=prompt_lookup" in caught.value.remedy
+
+
+def test_more_nodes_bound_what_fewer_can_cost(session, monkeypatch):
+    """A pass over one node that was measured while something else ran is not believed."""
+    monkeypatch.setattr(machine, "_path", lambda session: None)
+    seconds = {1: 0.090, 2: 0.024, 4: 0.043}
+    monkeypatch.setattr(MachineProfile, "_target", lambda self, nodes: seconds[nodes])
+    profile = MachineProfile(session, AutoConfig())
+    assert profile.target(1) == 0.090  # nothing else is known yet
+    assert profile.target(2) == 0.024
+    assert profile.target(3) == pytest.approx(0.0335)
+    assert profile.target(1) == 0.024
+
+
+def test_a_run_says_once_what_it_takes(session):
+    said = []
+    session.say = said.append
+    for _ in range(2):
+        build(AutoConfig(methods=["chain"], trials=0, margin=0.031), session)
+    assert len([line for line in said if "drafting=auto takes" in line]) <= 1
+    drafter._told.clear()
+    build(AutoConfig(methods=["chain"], trials=0, margin=0.031), session)
+    assert "drafting=auto takes" in said[-1]
 
 
 def test_a_streamed_target_is_planned_for_with_larger_trees(session, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 from fivefold import UserError
 from fivefold_speculative import DraftModelConfig, Proposal, TreeTopology
 
-_ENTRY = "write a name, or {draft: NAME, temperature: 0.7}"
+_ENTRY = "write a name (shipped, quantised, a file, a model), or {draft: NAME, temperature: 0.7}"
 
 
 @dataclass(frozen=True)
@@ -132,4 +132,4 @@ class SpecInferConfig(DraftModelConfig):
 
 
 def _no_draft(entry: object) -> UserError:
-    return UserError("this names no draft", setting="drafting.drafts", value=entry, remedy=_ENTRY)
+    return UserError("this names no draft", setting="drafting.drafts", value=[entry], remedy=_ENTRY)

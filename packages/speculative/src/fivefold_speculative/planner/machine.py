@@ -124,12 +124,23 @@ class MachineProfile:
     ) -> float:
         """Measure the two nearest numbers of nodes; go straight from one to the other."""
         place = min(bisect_left(grid, nodes), len(grid) - 1)
-        high = self._once(f"{name} {grid[place]}", lambda: measure(grid[place]))
+        high = self._at(place, grid, name, measure)
         if nodes == grid[place] or place == 0:
             return high
-        low = self._once(f"{name} {grid[place - 1]}", lambda: measure(grid[place - 1]))
+        low = self._at(place - 1, grid, name, measure)
         share = (nodes - grid[place - 1]) / (grid[place] - grid[place - 1])
         return max(low + share * (high - low), low)
+
+    def _at(
+        self, place: int, grid: tuple[int, ...], name: str, measure: Callable[[int], float]
+    ) -> float:
+        """Return the seconds of a measured number of nodes.
+
+        No more nodes that were measured can have been faster: then something else ran meanwhile.
+        """
+        own = self._once(f"{name} {grid[place]}", lambda: measure(grid[place]))
+        more = [self._known.get(f"{name} {nodes}", own) for nodes in grid[place + 1 :]]
+        return min([own, *more])
 
     def _once(self, name: str, measure: Callable[[], float]) -> float:
         if name not in self._known:

@@ -119,13 +119,15 @@ def _any_kind(session: Session, source: str) -> DraftModel:
 def _planned(
     session: Session, profile: MachineProfile, methods: Sequence[Method], config: AutoConfig
 ) -> Plan:
-    offers = [Offer(PLAIN, {}, 1, 1.0, profile.plain)]
+    offers: list[Offer] = []
     acceptance = _Acceptance(session, config)
     for method in methods:
         offers += [
             Offer(method.name, one.settings, one.nodes, one.expected_tokens, one.seconds)
             for one in _candidates(method, profile, acceptance, session.say)
         ]
+    # Plain decoding comes last: a pass over one node is no dearer than any that was measured.
+    offers = [Offer(PLAIN, {}, 1, 1.0, profile.plain), *offers]
     if len(offers) == 1:
         session.say(
             f"planning: nothing can draft for {session.model.name} here; name a draft by "
@@ -135,7 +137,6 @@ def _planned(
     for place, trial in seen.items():
         offers[place] = replace(
             offers[place],
-            measured=session.batch * trial.tokens / trial.seconds,
             tried_tokens=trial.tokens,
             tried_seconds=trial.seconds,
         )
@@ -157,10 +158,7 @@ def _candidates(
     try:
         module = import_module(method.build.partition(":")[0])
         offer = getattr(module, "candidates", None)
-        if offer is None:
-            say(f"drafting={method.name} offers nothing that could be planned")
-            return []
-        return list(offer(profile, acceptance))
+        return [] if offer is None else list(offer(profile, acceptance))
     except UserError:
         return []  # nothing of it suits this target
     except Exception as error:  # somebody else's code
@@ -198,11 +196,27 @@ def _methods(names: Sequence[str]) -> list[Method]:
     task = TASKS[0]
     known = installed().methods(task, "drafting")
     check_methods(names, partial(installed().method, task, "drafting"))
-    return [
+    chosen = [
         method
         for name, method in known.items()
         if name not in (PLAIN, AUTO) and (not names or name in names)
     ]
+    if not any(map(_may_offer, chosen)):
+        raise UserError(
+            "nothing of this can be planned: a planner asks methods with a draft model",
+            setting="drafting.methods",
+            value=",".join(names),
+            remedy=f"add chain or another one, or choose drafting={names[0]} itself",
+        )
+    return chosen
+
+
+def _may_offer(method: Method) -> bool:
+    """Whether a method answers a planner; one that cannot be imported is reported later."""
+    try:
+        return hasattr(import_module(method.build.partition(":")[0]), "candidates")
+    except Exception:  # somebody else's code
+        return True
 
 
 # -------------------------------------------------------------------------------------- remembering

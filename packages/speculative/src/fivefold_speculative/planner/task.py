@@ -17,6 +17,19 @@ from ..task_configs import PlanConfig
 from .offers import PLAIN
 from .plans import Plan, make_plan, write
 
+_COLUMNS = {
+    "chosen": "",
+    "method": "method",
+    "settings": "settings",
+    "nodes": "nodes",
+    "tokens a step": "tokens",
+    "ms a step": "ms",
+    "predicted ratio": "predicted",
+    "tried ratio": "tried",
+    "measured tokens/s": "tokens/s",
+}
+"""What a row of the result shows in the table, and the short heading that fits a terminal."""
+
 
 def run(config: PlanConfig, run: Run) -> int:
     """Run `fivefold plan`."""
@@ -40,10 +53,13 @@ def run(config: PlanConfig, run: Run) -> int:
             write(path, plan)
     for place in range(len(plan.offers)):
         run.row(**_row(plan, place))
-    shown = [row for row in run.result.rows if row["shown"]]
-    columns = [column for column in shown[0] if column != "shown"]
+    shown = [
+        {short: row[column] for column, short in _COLUMNS.items()}
+        for row in run.result.rows
+        if row["shown"]
+    ]
     title = f"{engine.model.name}, batch {config.batch}, temperature {engine.sampling.temperature}"
-    run.table(title, shown, columns)
+    run.table(title, shown)
     run.figure("predicted_ratio_to_plain", plan.ratio(plan.best))
     if plan.tried:
         run.figure("tried_ratio_to_plain", plan.tried[plan.chosen])

@@ -83,8 +83,11 @@ def try_offers(session: Session, offers: Sequence[Offer], rounds: int) -> dict[i
     if len(places) == 1 or type(session.model.tokenizer) is PreTrainedTokenizerBase:
         return {}
     trials = _Trials(session, offers, rounds, {place: [] for place in places})
+    beside = f"beside plain decoding, {rounds} rounds"
+    session.say(f"planning: trying the {len(places) - 1} best offers {beside}")
     trials.run(range(rounds))
     trials.keep_best(_FINALISTS)
+    session.say(f"planning: trying the {min(_FINALISTS, len(places) - 1)} best again {beside}")
     trials.run(range(rounds, 2 * rounds))
     return {place: _summed(found, trials.seen[0]) for place, found in trials.seen.items()}
 
