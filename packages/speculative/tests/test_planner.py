@@ -9,8 +9,9 @@ from fivefold import Method, UserError
 from fivefold.cache import cache_folder
 from fivefold.testing import compose
 from fivefold_speculative import Candidate, TokenTree
+from fivefold_speculative import session as session_module
 from fivefold_speculative.config import AutoConfig
-from fivefold_speculative.planner import drafter, machine, plans, task, trials
+from fivefold_speculative.planner import machine, plans, task, trials
 from fivefold_speculative.planner.drafter import build
 from fivefold_speculative.planner.machine import MachineProfile
 from fivefold_speculative.planner.offers import Offer
@@ -293,7 +294,7 @@ def test_a_run_says_once_what_it_takes(session):
     for _ in range(2):
         build(AutoConfig(methods=["chain"], trials=0, margin=0.031), session)
     assert len([line for line in said if "drafting=auto takes" in line]) <= 1
-    drafter._told.clear()
+    session_module._said.clear()
     build(AutoConfig(methods=["chain"], trials=0, margin=0.031), session)
     assert "drafting=auto takes" in said[-1]
 

@@ -1,16 +1,14 @@
 """A planned tree on a target whose layers are streamed: the answers of the resident model."""
 
 import pytest
-import torch
-from fivefold.testing import compose
-from fivefold_lm.testing import tiny_model
-from fivefold_speculative.fronts import generate
+from fivefold_speculative.testing_streamed import (
+    KERNELS,
+    STREAMED,
+    answered,
+    assert_same_answers,
+    save_noisy,
+)
 
-STREAMED = {
-    "disk": ("model.offload=disk", "model.memory=96KiB"),
-    "host": ("model.offload=host", "model.memory=96KiB"),
-}
-KERNELS = {"disk": "model.kernels=auto", "host": "model.kernels=torch"}
 SETTINGS = {
     "planned": ("drafting.nodes=8", "drafting.acceptance=fallback"),
     "planned anew": (
@@ -27,28 +25,8 @@ SETTINGS = {
 def folders(tmp_path_factory):
     """Return where a tiny target lies, and the same one with noise on its weights as its draft."""
     root = tmp_path_factory.mktemp("tiny")
-    model = tiny_model(vocab=24)
-    for name in ("target", "draft"):
-        model.module.save_pretrained(root / name)
-        model.tokenizer.save_pretrained(root / name)
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            for weight in model.module.parameters():
-                weight.data += 0.1 * weight.data.std() * torch.randn_like(weight)
+    save_noisy(root, ("target", "draft"))
     return root
-
-
-def answered(folders, *overrides):
-    words = [f"model={folders / 'target'}", "prompt=abcab", "max_new_tokens=16", "num_samples=3"]
-    words += [
-        "batch_size=3",
-        "logprobs=2",
-        "drafting=sequoia",
-        f"drafting.draft={folders / 'draft'}",
-    ]
-    run = compose("generate", [*words, *overrides])
-    generate(run.config, run)
-    return run.result
 
 
 @pytest.mark.parametrize("where", STREAMED)
@@ -59,10 +37,8 @@ def test_answers_are_bitwise_those_of_the_resident_model(
 ):
     """What is measured is measured on each: nothing is remembered from one to the other."""
     monkeypatch.setattr("fivefold_lm.loading.require_device", lambda *_: None)  # host to host
-    given = [*SETTINGS[settings], KERNELS[where], f"sampling.temperature={temperature}"]
-    resident = answered(folders, *given)
+    given = ["drafting=sequoia", f"drafting.draft={folders / 'draft'}", *SETTINGS[settings]]
+    given += [KERNELS[where], f"sampling.temperature={temperature}"]
+    resident = answered(folders / "target", *given)
     monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path / "another"))
-    streamed = answered(folders, *given, *STREAMED[where])
-    assert streamed.environment["offload_streamed_layers"] == 3
-    assert streamed.rows == resident.rows
-    assert sum(row["num_accepted_draft_tokens"] for row in resident.rows) > 0
+    assert_same_answers(resident, answered(folders / "target", *given, *STREAMED[where]))

@@ -3,8 +3,6 @@
 import time
 
 import pytest
-import torch
-from fivefold.testing import compose
 from fivefold_kernels.native.library import has_compiler
 from fivefold_lm import (
     FullAttention,
@@ -19,13 +17,15 @@ from fivefold_specexec import SpecExecConfig
 from fivefold_specexec.drafter import build
 from fivefold_speculative import DraftLoader, Request, Session
 from fivefold_speculative.checks import run_to_end
-from fivefold_speculative.fronts import generate
+from fivefold_speculative.testing_streamed import (
+    KERNELS,
+    STREAMED,
+    answered,
+    assert_same_answers,
+    save_noisy,
+)
 
-STREAMED = {
-    "disk": ("model.offload=disk", "model.memory=96KiB"),
-    "host": ("model.offload=host", "model.memory=96KiB"),
-}
-KERNELS = {"disk": "model.kernels=auto", "host": "model.kernels=torch"}
+METHOD = ("drafting=specexec", "drafting.budget=8")
 SETTINGS = {
     "whole head": (),
     "head in chunks": ("drafting.lm_head_chunk=3",),
@@ -39,14 +39,7 @@ PATIENCE = 10.0
 def folders(tmp_path_factory):
     """Return where a tiny target lies, one with noise on its weights, and one to be quantised."""
     root = tmp_path_factory.mktemp("tiny")
-    model = tiny_model(vocab=24)
-    for name in ("target", "draft"):
-        model.module.save_pretrained(root / name)
-        model.tokenizer.save_pretrained(root / name)
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            for weight in model.module.parameters():
-                weight.data += 0.1 * weight.data.std() * torch.randn_like(weight)
+    save_noisy(root, ("target", "draft"))
     wide = tiny_model(vocab=32, hidden_size=64, intermediate_size=96)
     wide.module.save_pretrained(root / "wide")
     wide.tokenizer.save_pretrained(root / "wide")
@@ -59,21 +52,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path / "cache"))
 
 
-def answered(target, *overrides):
-    words = [f"model={target}", "prompt=abcab", "max_new_tokens=16", "num_samples=3"]
-    words += ["batch_size=3", "logprobs=2", "drafting=specexec", "drafting.budget=8"]
-    run = compose("generate", [*words, *overrides])
-    generate(run.config, run)
-    return run.result
-
-
-def assert_same_answers(resident, streamed):
-    """Compare tokens, what was accepted, and the logarithms of probabilities, bit for bit."""
-    assert streamed.environment["offload_streamed_layers"] == 3
-    assert streamed.rows == resident.rows
-    assert sum(row["num_accepted_draft_tokens"] for row in resident.rows) > 0
-
-
 @pytest.mark.parametrize("where", STREAMED)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -81,7 +59,7 @@ def test_answers_are_bitwise_those_of_the_resident_model(
     folders, where, temperature, settings, monkeypatch
 ):
     monkeypatch.setattr("fivefold_lm.loading.require_device", lambda *_: None)  # host to host
-    given = [*SETTINGS[settings], KERNELS[where], f"sampling.temperature={temperature}"]
+    given = [*METHOD, *SETTINGS[settings], KERNELS[where], f"sampling.temperature={temperature}"]
     given += [f"drafting.draft={folders / 'draft'}"]
     resident = answered(folders / "target", *given)
     assert_same_answers(resident, answered(folders / "target", *given, *STREAMED[where]))
@@ -93,7 +71,8 @@ def test_a_copy_in_fewer_bits_of_a_streamed_target_drafts_as_that_of_the_residen
     folders, tmp_path, temperature, monkeypatch
 ):
     """Each makes its own copy; copies that differ would draft, and stand, elsewhere."""
-    given = ["drafting.draft=quantised", "drafting.bits=4", f"sampling.temperature={temperature}"]
+    given = [*METHOD, "drafting.draft=quantised", "drafting.bits=4"]
+    given += [f"sampling.temperature={temperature}"]
     resident = answered(folders / "wide", *given)
     monkeypatch.setenv("FIVEFOLD_CACHE", str(tmp_path / "another"))
     streamed = ["model.offload=disk", "model.memory=300KiB"]

@@ -34,6 +34,8 @@ from .topology import TreeTopology
 from .tree import TokenTree
 
 _HEADROOM = 64
+_said: set[str] = set()
+"""What was said once already, in this process."""
 
 
 class Session:
@@ -168,6 +170,12 @@ class Session:
             setting=setting,
             remedy="give it fewer nodes" + ("" if is_context else ", or raise cache.max_len"),
         )
+
+    def say_once(self, note: str) -> None:
+        """Say what a drafter has to say when it is built, once: it is built for every batch."""
+        if note not in _said:
+            _said.add(note)
+            self.say(note)
 
     # One call of `decode`.
 

@@ -88,8 +88,12 @@ class _Suite:
             Sampler(sampling, vocab_size=model.vocab_size),
             FullAttention(),
             text=False,
-            load_draft=ToyDrafts(model),
+            load_draft=self.drafts(model),
         )
+
+    def drafts(self, target: LanguageModel) -> Callable[[str, DraftKind], DraftModel]:
+        """Return where the session's drafters find their drafts."""
+        return ToyDrafts(target)
 
     def drafter(self, run: Run, session: Session) -> Drafter:
         """Build the drafter that was composed."""
@@ -235,30 +239,16 @@ class CudaSuite(DrafterSuite):
         self.decoder = _recorded(model.module)
         return model
 
-    def session(
-        self,
-        run: Run,
-        prompts: Sequence[list[int]],
-        max_new_tokens: int,
-        *,
-        model: LanguageModel | None = None,
-        first_key: int = 0,
-        sampling: SamplingConfig | None = None,
-    ) -> Session:
-        """Return a session whose drafts are on the GPU too."""
-        model = model or self.target()
-        session = super().session(
-            run, prompts, max_new_tokens, model=model, first_key=first_key, sampling=sampling
-        )
-        load = ToyDrafts(model)
+    def drafts(self, target: LanguageModel) -> Callable[[str, DraftKind], DraftModel]:
+        """Return drafts on the GPU too."""
+        load = super().drafts(target)
 
         def load_recorded(name: str, kind: DraftKind) -> DraftModel:
             draft = load(name, kind)
             _recorded(draft.module)
             return draft
 
-        session.load_draft = load_recorded
-        return session
+        return load_recorded
 
     def teardown_method(self) -> None:
         """Assert that passes really were recorded."""

@@ -222,10 +222,6 @@ def acceptance_of(config: SequoiaConfig, session: Session, draft: DraftModel) ->
     return vector
 
 
-_told: set[str] = set()
-"""Notes that were given already: a drafter is built for every batch."""
-
-
 def _compare(
     vector: AcceptanceVector, config: SequoiaConfig, session: Session, draft: DraftModel
 ) -> None:
@@ -238,9 +234,8 @@ def _compare(
         f"drafting.acceptance={config.acceptance} was measured with another {', '.join(others)}: "
         "a tree planned here would be better (drafting.acceptance=auto); the text is the same"
     )
-    if others and note not in _told:
-        _told.add(note)
-        session.say(note)
+    if others:
+        session.say_once(note)
 
 
 def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate]:

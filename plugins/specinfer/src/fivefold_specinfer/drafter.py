@@ -280,8 +280,9 @@ def candidates(profile: Profile, acceptance: AcceptanceSource) -> list[Candidate
     kind = DraftKind.INDEPENDENT
     proposal = Proposal.POINT_MASS if profile.greedy else Proposal.SAMPLED
     offered = []
-    for draft, widths in product(profile.drafts, _WIDTHS):
-        topology, vector = TreeTopology.expansion(widths), acceptance(draft, kind, proposal)
+    vectors = {draft: acceptance(draft, kind, proposal) for draft in profile.drafts}
+    for (draft, vector), widths in product(vectors.items(), _WIDTHS):
+        topology = TreeTopology.expansion(widths)
         if vector is not None and topology.num_nodes <= profile.max_nodes:
             offered.append(
                 Candidate(

@@ -27,8 +27,6 @@ _DOUBT = 8.0
 """Steps that the plan's promise counts for, beside what was seen."""
 _MEMORY = 24.0
 """Steps that are remembered of what was seen."""
-_told: set[str] = set()
-"""What was told already: a drafter is built for every batch."""
 
 
 class AutoDrafter:
@@ -156,7 +154,7 @@ def build(config: AutoConfig, session: Session) -> AutoDrafter:
     """
     plan, path = make_plan(session, config)
     best = plan.best
-    _tell(f"drafting=auto takes {best.label}", session)
+    session.say_once(f"drafting=auto takes {best.label}")
     if best.method == PLAIN:
         return AutoDrafter(PlainDrafter(), plan, path, config.adapts)
     try:
@@ -165,9 +163,3 @@ def build(config: AutoConfig, session: Session) -> AutoDrafter:
         session.say(f"drafting={best.method} was planned and cannot be built: {error}")
         return AutoDrafter(PlainDrafter(), replace(plan, chosen=0), None, config.adapts)
     return AutoDrafter(inner, plan, path, config.adapts)
-
-
-def _tell(note: str, session: Session) -> None:
-    if note not in _told:
-        _told.add(note)
-        session.say(note)
